@@ -1,0 +1,1 @@
+"""What happened: tables, log store, readers, sessions, outcomes, catalog, simulated world."""

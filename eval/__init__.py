@@ -1,0 +1,1 @@
+"""Did it help: ranking, off-policy estimators, rollouts in a world, experiments, report."""

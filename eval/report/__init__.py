@@ -1,0 +1,1 @@
+"""One self-contained HTML page and one JSON with the same numbers."""

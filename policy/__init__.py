@@ -1,0 +1,1 @@
+"""What to do next: prompt, semantic-ID vocabulary, constrained decoding, training, serving."""
