@@ -1,0 +1,199 @@
+"""Does the policy know what comes next? Item-level HR@k and NDCG@k on a later slice, beside two floors.
+
+A target is one interaction after the cut; what a ranker may see is everything before it. Any ranker is an array of
+ranked item rows (N, k), best first and padded with -1, so a counting model, a neural ranker and a language model's
+constrained beam enter alike. Hits are counted on items, never on semantic-ID strings.
+
+Both floors are fitted on interactions before the cut only. A first-order transition count is hard to beat
+(PEERS.md: counting models pass many neural ones), so no ranking table of ours leaves it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import InputError
+from data.histories import Decisions, Histories
+from data.schema import ACTIONS
+from eval.intervals import Interval, mean_interval
+
+Rows = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class RankingSettings:
+    """Cutoffs k, and which interactions are worth predicting: everything but what the listener turned down."""
+
+    cutoffs: tuple[int, ...] = (10,)
+    not_targets: tuple[str, ...] = ("skip", "dislike", "dismiss", "opt_out", "bounce")
+    max_targets: int | None = 20_000  # a seeded sample of targets beyond this
+
+
+@dataclass(frozen=True)
+class RankingResult:
+    """Mean of each metric ("hr@10", ...) with an interval clustered by user, and the paired gain over a floor."""
+
+    metrics: Mapping[str, Interval]
+    over_floor: Mapping[str, Interval]
+    targets: int
+
+
+def next_item_targets(histories: Histories, cut: int, settings: RankingSettings, seed: int) -> Decisions:
+    """Next-item questions after `cut` (us since epoch): one row per target, its one-item slate (N, 1) the answer.
+
+    Row n's `start` points at the target itself, so that `data.histories.contexts` shows exactly what came before it.
+    Targets without any earlier interaction have no context and are left out. Sorted by (user, time).
+    Raises InputError when nothing is left.
+    """
+    owner = np.repeat(np.arange(len(histories.user_ids), dtype=np.int32), np.diff(histories.offsets))
+    turned_down = np.array([ACTIONS.index(name) for name in settings.not_targets], dtype=histories.action.dtype)
+    has_past = np.arange(histories.item.size) > histories.offsets[owner]
+    rows = np.flatnonzero((histories.time >= cut) & has_past & ~np.isin(histories.action, turned_down))
+    if rows.size == 0:
+        raise InputError(
+            "ranking: no interaction after the cut has a history; move the cut earlier or use a longer log"
+        )
+    if settings.max_targets is not None and rows.size > settings.max_targets:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, settings.max_targets, replace=False))
+    return Decisions(
+        decision_id=[f"next-{row}" for row in rows.tolist()],
+        user=owner[rows],
+        start=rows.astype(np.int64),
+        time=histories.time[rows],
+        hour_of_week=histories.hour_of_week[rows],
+        surface=histories.surface[rows],
+        slate=histories.item[rows, None],
+        log_propensity=np.full(rows.size, np.nan),
+        steer=[None] * rows.size,
+        reaction=histories.action[rows, None],
+        seconds=np.zeros((rows.size, 1), dtype=np.float32),
+    )
+
+
+def hits(ranked: Rows, target: Rows, cutoffs: Sequence[int]) -> dict[str, NDArray[np.float64]]:
+    """Per-target HR@k and NDCG@k, (N,) each; with one relevant item NDCG@k is 1 / log2(1 + rank) up to rank k.
+
+    Raises InputError when `ranked` (N, k) is shorter than a cutoff, misaligned with `target` (N,), or repeats an item
+    within a row (which would buy chances that no list of k items has).
+    """
+    ranked = np.asarray(ranked)
+    if ranked.ndim != 2 or ranked.shape[0] != target.size or ranked.shape[1] < max(cutoffs):
+        raise InputError(f"ranking: ranked items {ranked.shape} for {target.size} targets at k = {max(cutoffs)}")
+    ordered = np.sort(ranked, axis=1)
+    repeated = np.flatnonzero(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1))
+    if repeated.size:
+        raise InputError(f"ranking: row {repeated[0]} ranks an item twice; give each item once")
+    match = ranked == target[:, None]  # (N, k), at most one True a row
+    place = np.where(match.any(axis=1), match.argmax(axis=1), np.iinfo(np.int32).max)
+    metrics = {}
+    for k in cutoffs:
+        hit = place < k
+        metrics[f"hr@{k}"] = hit.astype(np.float64)
+        metrics[f"ndcg@{k}"] = np.where(hit, 1.0 / np.log2(np.minimum(place, k) + 2.0), 0.0)
+    return metrics
+
+
+def evaluate_ranking(
+    rankers: Mapping[str, Rows], targets: Decisions, settings: RankingSettings, floor: str = "transition_count"
+) -> dict[str, RankingResult]:
+    """Every ranker's metrics on the same targets, and its paired difference from `floor`, clustered by user.
+
+    rankers: name -> ranked item rows (N, k), aligned with `targets`.
+    """
+    target = targets.slate[:, 0]
+    scores = {name: hits(ranked, target, settings.cutoffs) for name, ranked in rankers.items()}
+    results = {}
+    for name, by_metric in scores.items():
+        metrics = {metric: mean_interval(values, targets.user) for metric, values in by_metric.items()}
+        over = {}
+        if floor in scores and name != floor:
+            over = {
+                metric: mean_interval(values - scores[floor][metric], targets.user)
+                for metric, values in by_metric.items()
+            }
+        results[name] = RankingResult(metrics, over, target.size)
+    return results
+
+
+@dataclass(frozen=True)
+class Popularity:
+    """Items by how often they were taken before the cut; everybody gets the same list."""
+
+    order: Rows  # (n_items,) best first, ties by item row
+
+    @classmethod
+    def fit(cls, histories: Histories, items: int, cut: int) -> Popularity:
+        """Counts interactions before `cut` (us since epoch) over a catalog of `items` items."""
+        counts = np.bincount(histories.item[histories.time < cut], minlength=items)
+        return cls(np.argsort(-counts, kind="stable").astype(np.int32))
+
+    def rank(self, rows: int, k: int) -> Rows:
+        """The k most popular items, the same for each of `rows` questions, (rows, k)."""
+        return np.tile(padded(self.order[:k], k), (rows, 1))
+
+
+@dataclass(frozen=True)
+class TransitionCount:
+    """What followed this item most often, backing off to popularity when too little ever did.
+
+    Successors of item a are successor[offsets[a]:offsets[a + 1]], most frequent first, ties by popularity.
+    """
+
+    offsets: NDArray[np.int64]  # (n_items + 1,)
+    successor: Rows  # (transitions,)
+    popularity: Popularity
+
+    @classmethod
+    def fit(cls, histories: Histories, items: int, cut: int) -> TransitionCount:
+        """Counts consecutive interactions of a user, both before `cut` (us since epoch)."""
+        popularity = Popularity.fit(histories, items, cut)
+        place = np.empty(items, dtype=np.int64)
+        place[popularity.order] = np.arange(items)
+        known = histories.time < cut
+        same_user = np.ones(max(histories.item.size - 1, 0), dtype=bool)
+        borders = histories.offsets[1:-1]
+        same_user[borders[(borders > 0) & (borders < histories.item.size)] - 1] = False
+        pair = same_user & known[1:] & known[:-1]
+        before, after = histories.item[:-1][pair].astype(np.int64), histories.item[1:][pair].astype(np.int64)
+        codes, counts = np.unique(before * items + after, return_counts=True)
+        first, second = np.divmod(codes, items)
+        best = np.lexsort((place[second], -counts, first))
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(first, minlength=items))])
+        return cls(offsets.astype(np.int64), second[best].astype(np.int32), popularity)
+
+    def rank(self, last: Rows, k: int) -> Rows:
+        """k items each, (N, k), for questions whose latest interaction was with `last` (N,); -1 = none: popularity."""
+        questions, inverse = np.unique(last, return_inverse=True)
+        reserve = self.popularity.order[: 2 * k]
+        table = np.full((questions.size, k), -1, dtype=np.int32)
+        for row, item in enumerate(questions.tolist()):
+            found = self.successor[self.offsets[item] : self.offsets[item + 1]][:k] if item >= 0 else reserve[:0]
+            if found.size < k:
+                found = np.concatenate([found, reserve[~np.isin(reserve, found)][: k - found.size]])
+            table[row] = padded(found, k)
+        return table[inverse]
+
+
+def last_items(histories: Histories, targets: Decisions) -> Rows:
+    """The item just before each target, (N,)."""
+    return histories.item[targets.start - 1]
+
+
+def padded(items: Rows, k: int) -> Rows:
+    """The first k of `items`, filled up with -1, (k,)."""
+    row = np.full(k, -1, dtype=np.int32)
+    row[: min(k, items.size)] = items[:k]
+    return row
+
+
+def floors(histories: Histories, targets: Decisions, items: int, cut: int, k: int) -> dict[str, Rows]:
+    """Both floors' ranked rows (N, k) for these targets, fitted on interactions before `cut` only."""
+    counted = TransitionCount.fit(histories, items, cut)
+    return {
+        "transition_count": counted.rank(last_items(histories, targets), k),
+        "popularity": counted.popularity.rank(targets.start.size, k),
+    }
