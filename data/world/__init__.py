@@ -1,0 +1,32 @@
+"""A simulated streaming service whose truth is known."""
+
+from data.world.policies import (
+    GreedyClick,
+    LoggingPolicy,
+    Oracle,
+    PopularityPolicy,
+    RandomPolicy,
+    SlatePolicy,
+    WorldContexts,
+)
+from data.world.settings import PRESETS, WorldSettings
+from data.world.truth import METRICS, Paired, burned_in, paired, truth
+from data.world.world import World
+
+__all__ = [
+    "METRICS",
+    "PRESETS",
+    "GreedyClick",
+    "LoggingPolicy",
+    "Oracle",
+    "Paired",
+    "PopularityPolicy",
+    "RandomPolicy",
+    "SlatePolicy",
+    "World",
+    "WorldContexts",
+    "WorldSettings",
+    "burned_in",
+    "paired",
+    "truth",
+]
