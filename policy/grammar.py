@@ -1,0 +1,189 @@
+"""What a completion may be: a move, then K different eligible items, each spelt in L codes.
+
+The grammar is the only place that knows this. Generation, the training losses and the server all mask with it, so a
+slate has the same probability everywhere: that of its tokens, each normalised over the tokens that are legal at its
+position.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from data.errors import InputError
+from policy.moves import MOVES
+from policy.trie import Eligibility, Trie
+from policy.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class SlateGrammar:
+    """Legal next tokens for slates of `slate_size` items. N items, L levels, C completion tokens, T = `length`
+    positions.
+
+    Tokens may be given as ids of the model's vocabulary or relative to `vocabulary.first` (0..C-1): the two ranges
+    never overlap. Masks are over the C relative ids; tokens that come out of `encode` are vocabulary ids.
+    """
+
+    trie: Trie
+    vocabulary: Vocabulary
+    slate_size: int
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary, slate_size: int, device: torch.device | str = "cpu") -> SlateGrammar:
+        """The grammar of a vocabulary's catalog. Raises InputError when the catalog has fewer items than a slate."""
+        trie = Trie.build(
+            torch.as_tensor(vocabulary.codes).to(device), vocabulary.level_offsets, vocabulary.level_sizes
+        )
+        if not 1 <= slate_size <= trie.items:
+            raise InputError(f"a slate of {slate_size} cannot be made of {trie.items} items: choose 1..{trie.items}")
+        return cls(trie, vocabulary, slate_size)
+
+    @property
+    def length(self) -> int:
+        """T: one move and K x L codes. A completion is over by its length; there is no end token."""
+        return 1 + self.slate_size * self.trie.levels
+
+    def to(self, device: torch.device | str) -> SlateGrammar:
+        return replace(self, trie=self.trie.to(device))
+
+    def eligibility(self, eligible: Tensor | Eligibility | None) -> Eligibility:
+        """Count a request's eligible items once, for all its decoding steps.
+
+        Raises InputError when some row has fewer eligible items than the slate has places: nothing legal could be said.
+        """
+        if isinstance(eligible, Eligibility):
+            return eligible
+        counted = self.trie.count(eligible)
+        available = counted.counts[:, 0]
+        if bool((available < self.slate_size).any()):
+            row = int((available < self.slate_size).nonzero()[0])
+            where = "" if counted.group is None else f" for row {row}"
+            raise InputError(
+                f"{int(available[row])} eligible items{where} cannot fill a slate of {self.slate_size}: "
+                "widen the eligibility or shorten the slate"
+            )
+        return counted
+
+    def legal(self, completion: Tensor, eligible: Tensor | Eligibility | None = None) -> Tensor:
+        """Legal tokens after `completion` (B, t), 0 <= t < T. (B, C) bool, at least one True in every row.
+
+        `eligible` is (N,) or (B, N) bool by catalog row, or what `eligibility` made of it (made once, it spares every
+        step a pass over the catalog). Raises InputError when the completion is over, when it has left the trie, or
+        when a row has no legal token: an empty set is never "no mask".
+        """
+        rows, said = completion.shape
+        if said >= self.length:
+            raise InputError(f"the completion already has all of its {self.length} tokens: nothing may follow")
+        counted = self.eligibility(eligible)
+        if counted.group is not None and len(counted.group) != rows:
+            raise InputError(f"eligibility is for {len(counted.group)} rows but there are {rows} completions")
+        if said == 0:
+            return self._moves(rows)
+        tokens = self._relative(completion)
+        self._check_moves(tokens[:, 0])
+        done, level = divmod(said - 1, self.trie.levels)
+        taken = self._items(tokens[:, 1 : 1 + done * self.trie.levels].reshape(rows, done, self.trie.levels))
+        node = torch.zeros(rows, dtype=torch.long, device=self.trie.device)
+        for step in range(level):
+            node = self.trie.follow(node, tokens[:, said - level + step])
+        self._check_on_trie(node)
+        return self._some_legal(self.trie.legal(level, node, counted, taken))
+
+    def legal_all(self, completions: Tensor, eligible: Tensor | Eligibility | None = None) -> Tensor:
+        """Legal tokens at every position of whole `completions` (B, T): `[:, t]` is `legal(completions[:, :t])`. (B,
+        T, C).
+
+        Raises InputError as `legal` does.
+        """
+        rows, width = completions.shape
+        if width != self.length:
+            raise InputError(f"completions have {width} tokens, this grammar's have {self.length}")
+        levels, places = self.trie.levels, self.slate_size
+        counted = self.eligibility(eligible)
+        tokens = self._relative(completions)
+        self._check_moves(tokens[:, 0])
+        codes = tokens[:, 1:].reshape(rows, places, levels)
+        items = self._items(codes)
+        # Row b, place k of the flattened batch has items 0..k-1 of slate b behind it.
+        before = torch.ones((places, places), dtype=torch.bool, device=self.trie.device).tril(-1)
+        taken = torch.where(before, items.unsqueeze(1), -1).reshape(rows * places, places)[:, : places - 1]
+        spread = counted.rows(torch.arange(rows, device=self.trie.device).repeat_interleave(places))
+
+        masks = torch.empty((rows, places, levels, self.trie.width), dtype=torch.bool, device=self.trie.device)
+        node = torch.zeros(rows * places, dtype=torch.long, device=self.trie.device)
+        path = self.trie.item_path[items].reshape(rows * places, levels)
+        for level in range(levels):
+            legal = self._some_legal(self.trie.legal(level, node, spread, taken))
+            masks[:, :, level] = legal.reshape(rows, places, self.trie.width)
+            node = path[:, level]
+        return torch.cat([self._moves(rows).unsqueeze(1), masks.flatten(1, 2)], 1)
+
+    def encode(self, moves: Tensor, items: Tensor) -> Tensor:
+        """Vocabulary ids (B, T) of `moves` (B,) in MOVES and `items` (B, K) catalog rows.
+
+        Raises InputError for a move or an item out of range, or an item twice in a slate.
+        """
+        moves, items = torch.as_tensor(moves).long(), torch.as_tensor(items).long()
+        if items.dim() != 2 or items.shape[1] != self.slate_size:
+            raise InputError(f"items have shape {tuple(items.shape)}, slates here are (B, {self.slate_size})")
+        self._check_moves(moves)
+        if bool(((items < 0) | (items >= self.trie.items)).any()):
+            raise InputError(f"an item of a slate is not a row of the catalog (0..{self.trie.items - 1})")
+        self._check_distinct(items)
+        codes = torch.as_tensor(self.vocabulary.code_tokens).to(items.device)[items].flatten(1)
+        return torch.cat([moves.unsqueeze(1) + self.vocabulary.first, codes], 1)
+
+    def decode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Moves (B,) and items (B, K) of whole completions (B, T). Raises InputError for one that is not legal."""
+        if tokens.dim() != 2 or tokens.shape[1] != self.length:
+            raise InputError(f"completions have shape {tuple(tokens.shape)}, whole ones are (B, {self.length})")
+        relative = self._relative(tokens)
+        self._check_moves(relative[:, 0])
+        items = self._items(relative[:, 1:].reshape(len(tokens), self.slate_size, self.trie.levels))
+        self._check_distinct(items)
+        return relative[:, 0], items
+
+    def _relative(self, tokens: Tensor) -> Tensor:
+        first = self.vocabulary.first
+        tokens = tokens.to(self.trie.device).long()
+        return torch.where(tokens >= first, tokens - first, tokens)
+
+    def _moves(self, rows: int) -> Tensor:
+        mask = torch.zeros((rows, self.trie.width), dtype=torch.bool, device=self.trie.device)
+        mask[:, : len(MOVES)] = True
+        return mask
+
+    def _items(self, codes: Tensor) -> Tensor:
+        """Catalog rows (...) spelt by relative tokens (..., L)."""
+        node = torch.zeros(codes.shape[:-1], dtype=torch.long, device=self.trie.device)
+        for level in range(self.trie.levels):
+            node = self.trie.follow(node, codes[..., level])
+        self._check_on_trie(node)
+        return self.trie.leaf_item[self.trie.node_lo[node]]
+
+    def _check_on_trie(self, node: Tensor) -> None:
+        if bool((node < 0).any()):
+            row = int((node < 0).nonzero()[0, 0])
+            raise InputError(f"completion {row} spells no item of this catalog: its codes lead off the trie")
+
+    def _check_moves(self, moves: Tensor) -> None:
+        wrong = (moves < 0) | (moves >= len(MOVES))
+        if bool(wrong.any()):
+            raise InputError(f"completion {int(wrong.nonzero()[0])} does not begin with a move ({', '.join(MOVES)})")
+
+    def _check_distinct(self, items: Tensor) -> None:
+        ordered = items.sort(1).values
+        twice = (ordered[:, 1:] == ordered[:, :-1]).any(1)
+        if bool(twice.any()):
+            raise InputError(f"completion {int(twice.nonzero()[0])} has an item twice: slates are of different items")
+
+    def _some_legal(self, mask: Tensor) -> Tensor:
+        none = ~mask.any(1)
+        if bool(none.any()):
+            raise InputError(
+                f"row {int(none.nonzero()[0])} has no legal token: no eligible item is left under its prefix"
+            )
+        return mask
