@@ -6,11 +6,17 @@ last event, strictly before it was made. So an earlier item of the same session 
 the decision is not, and what the decision itself brought about never precedes it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
+
+from data.interactions import interactions
+from data.local_time import hour_of_week, local_clock, with_time_zone
+from data.schema import SURFACE_CODE
+from data.store import LogStore
 
 HISTORY_LENGTH = 12
 MICROSECONDS_PER_HOUR = 3_600_000_000
@@ -147,3 +153,123 @@ def contexts(histories: Histories, decisions: Decisions, length: int = HISTORY_L
         action=action,
         steer=decisions.steer,
     )
+
+
+def load(
+    store: LogStore, item_index: Callable[[Sequence[str]], npt.NDArray[np.integer]]
+) -> tuple[Histories, Decisions]:
+    """All interactions and decisions of a store; `item_index` turns item ids into catalog rows (it raises for others).
+
+    Users are numbered in the order of (bucket, user_id). Bucket by bucket; the arrays take about 24 bytes an
+    interaction and 80 a decision.
+    """
+    item_ids = store.items()["item_id"]
+    rows = np.asarray(item_index(item_ids.to_list()), dtype=np.int32)
+    index = pl.DataFrame({"item_id": item_ids, "row": rows})
+    parts = [_load_bucket(store, bucket, index) for bucket in range(store.buckets)]
+    user_ids: list[str] = []
+    past, made = [], []
+    for users, history, decisions in parts:
+        past.append(history.with_columns(pl.col("user") + len(user_ids)))
+        made.append(decisions.with_columns(pl.col("user") + len(user_ids)))
+        user_ids += users
+    history, decisions = pl.concat(past), pl.concat(made)
+    counts = np.bincount(history["user"].to_numpy(), minlength=len(user_ids))
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    histories = Histories(
+        user_ids=user_ids,
+        offsets=offsets,
+        item=history["row"].to_numpy(),
+        action=history["action"].to_numpy(),
+        time=history["time"].to_physical().to_numpy(),
+        surface=history["surface"].to_numpy(),
+        hour_of_week=history["hour_of_week"].to_numpy(),
+    )
+    slots = max(1, int(decisions.select(pl.col("slate").list.len().max().fill_null(1)).item()))
+    user = decisions["user"].to_numpy()
+    return histories, Decisions(
+        decision_id=decisions["decision_id"].to_list(),
+        user=user,
+        start=offsets[user] + decisions["known"].to_numpy(),
+        time=decisions["time"].to_physical().to_numpy(),
+        hour_of_week=decisions["hour_of_week"].to_numpy(),
+        surface=decisions["surface"].to_numpy(),
+        slate=_padded(decisions["slate"], slots, -1).astype(np.int32),
+        log_propensity=decisions["propensity"].log().fill_null(float("nan")).to_numpy(),
+        steer=decisions["steer"].to_list(),
+        reaction=_padded(decisions["reaction"], slots, -1).astype(np.int8),
+        seconds=_padded(decisions["seconds"], slots, 0).astype(np.float32),
+        move=decisions["move"].to_list(),
+    )
+
+
+def _load_bucket(store: LogStore, bucket: int, index: pl.DataFrame) -> tuple[list[str], pl.DataFrame, pl.DataFrame]:
+    """(user ids in order, interactions, decisions) of one bucket; `user` counts from 0 within the bucket."""
+    zones = store.users(bucket)
+    past = interactions(store.events(bucket)).join(index, on="item_id", how="left", maintain_order="left")
+    made = store.decisions(bucket)
+    names = pl.concat([past["user_id"], made["user_id"]]).unique().sort()
+    users = pl.DataFrame({"user_id": names, "user": pl.Series(range(len(names)), dtype=pl.Int32)})
+    past, made = (
+        with_time_zone(frame.join(users, on="user_id", how="left", maintain_order="left"), zones)
+        for frame in (past, made)
+    )
+    past = past.with_columns(
+        hour_of_week=hour_of_week(local_clock(past)),
+        place=pl.int_range(pl.len()).over("user"),  # how many of the user's interactions come before
+        # Interactions are a prefix of what is known, so one that goes on holds back those after it.
+        settled=pl.col("settled").cum_max().over("user"),
+    )
+    made = made.with_columns(
+        hour_of_week=hour_of_week(local_clock(made)), surface=pl.col("surface").replace_strict(SURFACE_CODE)
+    ).with_row_index("decision")
+    before = (
+        made.select("decision", "user", "time")
+        .sort("time")
+        .join_asof(
+            past.select("user", "settled", pl.col("place") + 1).sort("settled", maintain_order=True),
+            left_on="time",
+            right_on="settled",
+            by="user",
+            allow_exact_matches=False,
+            check_sortedness=False,
+        )
+        .select("decision", known=pl.col("place").fill_null(0))
+    )
+    own = past.group_by("decision_id").agg(own=pl.col("place").min())
+    made = (
+        made.join(before, on="decision", how="left", maintain_order="left")
+        .join(own, on="decision_id", how="left", maintain_order="left")
+        .with_columns(known=pl.min_horizontal("known", "own"))
+    )
+    reacted = past.unique(["decision_id", "item_id"], keep="first", maintain_order=True)
+    shown = (
+        made.select("decision", "decision_id", item_id="slate")
+        .explode("item_id")
+        .join(index, on="item_id", how="left", maintain_order="left")
+        .join(
+            reacted.select("decision_id", "item_id", "action", "seconds"),
+            on=["decision_id", "item_id"],
+            how="left",
+            maintain_order="left",
+        )
+        .group_by("decision", maintain_order=True)
+        .agg(
+            slate=pl.col("row"),
+            reaction=pl.col("action").fill_null(-1),
+            seconds=pl.col("seconds").fill_null(0.0),
+        )
+    )
+    made = made.drop("slate").join(shown, on="decision", how="left", maintain_order="left")
+    columns = ["user", "time", "decision_id", "known", "hour_of_week", "surface", "slate", "propensity", "steer"]
+    made = made.select(*columns, "reaction", "seconds", "move").sort("user", "time", maintain_order=True)
+    past = past.select("user", "row", "action", "time", "surface", "hour_of_week")
+    return names.to_list(), past, made
+
+
+def _padded(lists: pl.Series, width: int, fill: float) -> npt.NDArray[np.generic]:
+    """A column of D lists as a (D, width) array, `fill` after the end of each."""
+    lengths = lists.list.len().fill_null(0).to_numpy()
+    out = np.full((len(lists), width), fill, dtype=np.float64)
+    out[np.arange(width) < lengths[:, None]] = lists.explode(empty_as_null=False).to_numpy()
+    return out

@@ -172,7 +172,7 @@ def validate(frame: pl.DataFrame, table: str, source: str) -> pl.DataFrame:
 
 
 def split_rejected(frame: pl.DataFrame, table: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """A validated `frame` as (rows to keep, rows to reject); the rejected ones carry a first column `reason`.
+    """A validated `frame` as (rows to keep, rows to reject); the rejected ones carry their `row` and a `reason`.
 
     Rejected are rows that nothing can be learned from: a null in a required column, a negative or non-finite
     duration, an empty slate, a slate that shows an item twice, an event that is there twice in every column.
@@ -190,7 +190,7 @@ def split_rejected(frame: pl.DataFrame, table: str) -> tuple[pl.DataFrame, pl.Da
     for field in reversed(list(TABLES[table])):
         if not field.nullable:
             reason = pl.when(pl.col(field.name).is_null()).then(pl.lit(f"{field.name} is null")).otherwise(reason)
-    marked = frame.select(reason.alias("reason"), pl.all())
+    marked = frame.with_row_index("row").with_columns(reason.alias("reason"))
     keep = marked["reason"].is_null()
     return frame.filter(keep), marked.filter(~keep)
 
