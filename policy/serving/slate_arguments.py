@@ -1,0 +1,129 @@
+"""What a request may ask of a slate: how long, of which kinds, without which items.
+
+In a request to vLLM these travel as `vllm_xargs`:
+
+    {"prompt": "...", "vllm_xargs": {"slate_size": 5, "kinds": ["podcast"], "blocked": ["item-3", "item-9"]}}
+
+The gateway and the vLLM plugin read them with the same code, so a wrong argument gets the same answer from both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from data.catalog import Catalog
+from data.errors import InputError
+
+DEFAULT_SLATE = 5
+MAX_SLATE = 20
+MAX_BLOCKED = 10_000
+
+NAMES = ("slate_size", "kinds", "blocked", "end")
+# What vLLM itself puts beside our arguments.
+ENGINE_NAMES = ("kv_transfer_params", "ec_transfer_params")
+
+
+@dataclass(frozen=True)
+class SlateArguments:
+    """A request's slate, read and checked.
+
+    slate_size: K items. kinds: item kinds allowed, empty for all. blocked: item ids that may not appear (unknown ids
+    are fine: they cannot appear anyway). end: close the completion with the end token, so that it finishes by itself.
+    """
+
+    slate_size: int = DEFAULT_SLATE
+    kinds: tuple[str, ...] = ()
+    blocked: tuple[str, ...] = ()
+    end: bool = True
+
+    @classmethod
+    def parse(cls, given: Mapping[str, object] | None, default_size: int) -> SlateArguments:
+        """Read request arguments. Raises InputError naming the argument that is wrong and what it may be."""
+        given = {name: value for name, value in (given or {}).items() if name not in ENGINE_NAMES}
+        unknown = sorted(set(given) - set(NAMES))
+        if unknown:
+            raise InputError(f"unknown argument {unknown[0]!r}: a slate takes {', '.join(NAMES)}")
+        return cls(
+            slate_size=_whole(given.get("slate_size", default_size), "slate_size", 1, MAX_SLATE),
+            kinds=_words(given.get("kinds", ()), "kinds"),
+            blocked=_words(given.get("blocked", ()), "blocked"),
+            end=bool(_whole(given.get("end", 1), "end", 0, 1)),
+        )
+
+    def xargs(self) -> dict[str, object]:
+        """The same arguments as `vllm_xargs`, defaults left out."""
+        sent: dict[str, object] = {"slate_size": self.slate_size}
+        if self.kinds:
+            sent["kinds"] = list(self.kinds)
+        if self.blocked:
+            sent["blocked"] = list(self.blocked)
+        if not self.end:
+            sent["end"] = 0
+        return sent
+
+    def eligible(self, catalog: CatalogIndex) -> torch.Tensor | None:
+        """Which catalog rows may appear: (N,) bool, or None for all of them.
+
+        Raises InputError for a kind the catalog does not have, or when fewer items are left than the slate has places.
+        """
+        rows = None
+        if self.kinds or self.blocked:
+            rows = torch.ones(catalog.size, dtype=torch.bool)
+        if self.kinds:
+            assert rows is not None
+            unknown = [kind for kind in self.kinds if kind not in catalog.rows_of_kind]
+            if unknown:
+                raise InputError(f"kinds: the catalog has no {unknown[0]!r}, it has {', '.join(catalog.rows_of_kind)}")
+            allowed = torch.zeros(catalog.size, dtype=torch.bool)
+            for kind in self.kinds:
+                allowed |= catalog.rows_of_kind[kind]
+            rows &= allowed
+        if self.blocked:
+            assert rows is not None
+            known = [catalog.row_of[item] for item in self.blocked if item in catalog.row_of]
+            rows[torch.tensor(known, dtype=torch.long)] = False
+        left = catalog.size if rows is None else int(rows.sum())
+        if left < self.slate_size:
+            raise InputError(
+                f"slate_size {self.slate_size}: only {left} of the catalog's {catalog.size} items are eligible; "
+                "ask for fewer, or block less"
+            )
+        return rows
+
+
+class CatalogIndex:
+    """Lookups that eligibility needs: row by item id, rows by kind."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.item_ids: list[str] = catalog.items["item_id"].to_list()
+        self.row_of = {item: row for row, item in enumerate(self.item_ids)}
+        self.size = len(self.item_ids)
+        kinds = catalog.items["kind"]
+        self.rows_of_kind = {kind: torch.tensor((kinds == kind).to_list()) for kind in sorted(kinds.unique().to_list())}
+
+
+def _whole(value: object, name: str, low: int, high: int) -> int:
+    try:
+        number = int(value) if isinstance(value, str) else value
+    except ValueError:
+        number = None
+    if isinstance(number, float) and number.is_integer():
+        number = int(number)
+    if not isinstance(number, int) or not low <= number <= high:
+        raise InputError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
+    return int(number)
+
+
+def _words(value: object, name: str) -> tuple[str, ...]:
+    if isinstance(value, str):
+        words: list[object] = [word.strip() for word in value.split(",")]
+    elif isinstance(value, list | tuple):
+        words = list(value)
+    else:
+        raise InputError(f"{name} must be a list of strings or one comma-separated string, got {value!r}")
+    if len(words) > MAX_BLOCKED:
+        raise InputError(f"{name} has {len(words)} entries, at most {MAX_BLOCKED} fit in a request")
+    return tuple(dict.fromkeys(str(word) for word in words if str(word)))
