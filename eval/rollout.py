@@ -1,0 +1,198 @@
+"""What would really have happened: policies played in a world, to the same people with the same luck.
+
+Every policy goes on from the same evening of a burned-in world (`data.world.burned_in`). Shocks have addresses
+(data/world/shocks.py), so policies differ only by what they show, and their difference per listener is far sharper
+than the difference of two means.
+
+Two intervals answer two questions. The listener interval pools listeners of all seeds and clusters by listener: these
+trained policies, over people like these. The seed interval is Student's t over per-seed differences, each seed a fresh
+world and a fresh training: would doing it all again give this again? With three seeds it is wide, and rightly so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from rich.progress import Progress
+
+from data.errors import InputError
+from data.world import SlatePolicy, World, truth
+from eval.exposure import Exposure, Watched
+from eval.intervals import Floats, Interval, finite, from_influence, mean_interval, seeds_interval
+
+Json = dict[str, object]
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """How long policies are watched (days, at least 28), what they are paired with, what gap_closed is about."""
+
+    horizon_days: int = 28
+    reference: str = "sft"
+    start: str = "logging"  # gap_closed is 0 here
+    end: str = "oracle"  # and 1 here
+    headline: str = "active_days_28"
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Per-listener truth of every policy in one world.
+
+    metrics: policy -> metric -> (U,) float64, the same people in the same order; nan = undefined for that listener
+    (plays per session of somebody who never came). exposure: policy -> what it showed.
+    """
+
+    metrics: Mapping[str, Mapping[str, Floats]]
+    seed: int
+    settings: RolloutSettings = field(default_factory=RolloutSettings)
+    exposure: Mapping[str, Exposure] = field(default_factory=dict)
+
+
+def play(
+    world: World,
+    policies: Mapping[str, SlatePolicy],
+    settings: RolloutSettings,
+    seed: int,
+    progress: Progress | None = None,
+) -> Rollout:
+    """Plays each policy (name in the report -> policy) for `horizon_days` from the world's today.
+
+    The world does not move. The same world, policies and seed give the same numbers, whatever the order of policies.
+    """
+    task = None if progress is None else progress.add_task("playing", total=len(policies) * settings.horizon_days)
+
+    def advance() -> None:
+        if progress is not None and task is not None:
+            progress.advance(task)
+
+    metrics, exposure = {}, {}
+    for name, policy in policies.items():
+        if progress is not None and task is not None:
+            progress.update(task, description=f"playing {name}")
+        watched = Watched(policy, world.items_frame().height, advance)
+        lived = truth(world, watched, settings.horizon_days, seed)
+        metrics[name] = {metric: np.asarray(values, dtype=np.float64) for metric, values in lived.items()}
+        exposure[name] = watched.exposure()
+    return Rollout(metrics, seed, settings, exposure)
+
+
+def policy_means(rollouts: Sequence[Rollout]) -> dict[str, dict[str, Interval]]:
+    """policy -> metric -> mean over the listeners of all rollouts, each listener of each seed a cluster."""
+    return {
+        policy: {metric: known_mean(pooled(rollouts, policy, metric)) for metric in rollouts[0].metrics[policy]}
+        for policy in common_policies(rollouts)
+    }
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """A policy less another, listener by listener. `over_listeners` pools all seeds; `over_seeds` needs two."""
+
+    over_listeners: Interval
+    over_seeds: Interval | None
+    by_seed: tuple[float, ...]
+
+
+def paired(rollouts: Sequence[Rollout], policy: str, other: str) -> dict[str, PairedDifference]:
+    """metric -> paired difference `policy` - `other`; listeners for whom either is undefined are left out."""
+    result = {}
+    for metric in rollouts[0].metrics[policy]:
+        gaps = [rollout.metrics[policy][metric] - rollout.metrics[other][metric] for rollout in rollouts]
+        by_seed = [float(np.nanmean(gap)) for gap in gaps]
+        result[metric] = PairedDifference(known_mean(np.concatenate(gaps)), seeds_interval(by_seed), tuple(by_seed))
+    return result
+
+
+def gap_closed(rollouts: Sequence[Rollout]) -> dict[str, Interval]:
+    """policy -> share of the way from the starting policy (logging) to the end (oracle) on the headline metric.
+
+    A ratio of paired differences with the delta-method interval over listeners; empty without both ends, or where
+    they do not differ. Above 1 and below 0 are possible and mean what they say.
+    """
+    settings = rollouts[0].settings
+    names = common_policies(rollouts)
+    if settings.start not in names or settings.end not in names:
+        return {}
+    start = pooled(rollouts, settings.start, settings.headline)
+    whole = pooled(rollouts, settings.end, settings.headline) - start
+    if abs(float(whole.mean())) < 1e-12:
+        return {}
+    shares = {}
+    for name in names:
+        way = pooled(rollouts, name, settings.headline) - start
+        share = float(way.mean() / whole.mean())
+        influence = (way - share * whole) / whole.mean()
+        shares[name] = from_influence(share, influence, np.arange(way.size), way.size)
+    return shares
+
+
+def world_json(rollouts: Sequence[Rollout]) -> Json:
+    """The `world` part of report.json.
+
+    policies.<name>.<metric>.{mean, lo, hi}; paired_vs_<reference>.<name>.<metric>.{diff, lo, hi} over listeners, with
+    {seeds_lo, seeds_hi, by_seed} where there are several seeds; gap_closed.<name>.{share, lo, hi}.
+    """
+    check_same_shape(rollouts)
+    settings = rollouts[0].settings
+    names = common_policies(rollouts)
+    result: Json = {
+        "listeners": sum(listeners(rollout) for rollout in rollouts),
+        "seeds": [rollout.seed for rollout in rollouts],
+        "horizon_days": settings.horizon_days,
+        "policies": {
+            policy: {metric: {"mean": i.value, "lo": i.lo, "hi": i.hi} for metric, i in by_metric.items()}
+            for policy, by_metric in policy_means(rollouts).items()
+        },
+        "gap_closed": {name: {"share": i.value, "lo": i.lo, "hi": i.hi} for name, i in gap_closed(rollouts).items()},
+    }
+    if settings.reference in names:
+        result[f"paired_vs_{settings.reference}"] = {
+            name: paired_json(rollouts, name, settings.reference) for name in names if name != settings.reference
+        }
+    return result
+
+
+def paired_json(rollouts: Sequence[Rollout], policy: str, other: str) -> Json:
+    """metric -> {diff, lo, hi} over listeners, and {seeds_lo, seeds_hi, by_seed} with two seeds or more."""
+    result: Json = {}
+    for metric, gap in paired(rollouts, policy, other).items():
+        entry: Json = {"diff": gap.over_listeners.value, "lo": gap.over_listeners.lo, "hi": gap.over_listeners.hi}
+        if gap.over_seeds is not None:
+            entry |= {"seeds_lo": gap.over_seeds.lo, "seeds_hi": gap.over_seeds.hi, "by_seed": list(gap.by_seed)}
+        result[metric] = entry
+    return result
+
+
+def pooled(rollouts: Sequence[Rollout], policy: str, metric: str) -> Floats:
+    """One metric of one policy over the listeners of all rollouts, one after the other."""
+    return np.concatenate([rollout.metrics[policy][metric] for rollout in rollouts])
+
+
+def common_policies(rollouts: Sequence[Rollout]) -> list[str]:
+    """Policies that every rollout played, in the first one's order."""
+    return [name for name in rollouts[0].metrics if all(name in rollout.metrics for rollout in rollouts)]
+
+
+def listeners(rollout: Rollout) -> int:
+    """How many people this rollout played to."""
+    return next(iter(next(iter(rollout.metrics.values())).values())).size
+
+
+def known_mean(values: Floats) -> Interval:
+    """Mean with its interval over the listeners for whom the metric is defined."""
+    known = values[~np.isnan(values)]
+    if known.size < 2:
+        raise InputError(f"rollout: a metric is defined for {known.size} listeners; play longer or to more people")
+    return mean_interval(finite(known, "metric"))
+
+
+def check_same_shape(rollouts: Sequence[Rollout]) -> None:
+    """Raises InputError when there is no rollout, or when policies of one rollout played to different people."""
+    if not rollouts or not rollouts[0].metrics:
+        raise InputError("rollout: no policy was played; give at least one rollout of one policy")
+    for rollout in rollouts:
+        sizes = {values.shape for by_metric in rollout.metrics.values() for values in by_metric.values()}
+        if len(sizes) != 1:
+            raise InputError(f"rollout of seed {rollout.seed}: metrics of {sorted(sizes)} listeners; they must match")

@@ -1,0 +1,125 @@
+"""Ranking: metrics by hand, floors that never look ahead, item-level hits."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.errors import InputError
+from data.histories import Histories, contexts
+from data.schema import ACTIONS
+from eval.ranking import (
+    Popularity,
+    RankingSettings,
+    TransitionCount,
+    evaluate_ranking,
+    floors,
+    hits,
+    last_items,
+    next_item_targets,
+)
+
+PLAY, SKIP = ACTIONS.index("play"), ACTIONS.index("skip")
+HOUR = 3_600_000_000
+
+
+def histories(*items_by_user: list[int], skips: tuple[int, ...] = ()) -> Histories:
+    """One interaction an hour for each user; `skips` are absolute rows that were skipped."""
+    item = np.concatenate([np.asarray(items, dtype=np.int32) for items in items_by_user])
+    action = np.full(item.size, PLAY, dtype=np.int8)
+    action[list(skips)] = SKIP
+    return Histories(
+        user_ids=[f"u{i}" for i in range(len(items_by_user))],
+        offsets=np.concatenate([[0], np.cumsum([len(items) for items in items_by_user])]).astype(np.int64),
+        item=item,
+        action=action,
+        time=np.concatenate([np.arange(len(items), dtype=np.int64) * HOUR for items in items_by_user]),
+        surface=np.zeros(item.size, dtype=np.int8),
+        hour_of_week=np.zeros(item.size, dtype=np.int16),
+    )
+
+
+def test_metrics_by_hand() -> None:
+    ranked = np.array([[5, 6, 7], [5, 6, 7], [5, 6, 7], [-1, -1, -1]], dtype=np.int32)
+    found = hits(ranked, np.array([5, 7, 9, 5], dtype=np.int32), cutoffs=(1, 3))
+    assert found["hr@1"].tolist() == [1, 0, 0, 0]
+    assert found["hr@3"].tolist() == [1, 1, 0, 0]
+    assert found["ndcg@3"].tolist() == pytest.approx([1.0, 0.5, 0.0, 0.0])
+    assert found["ndcg@1"].tolist() == [1, 0, 0, 0]
+
+
+@given(st.permutations(range(8)), st.integers(0, 7), st.integers(1, 8))
+def test_ndcg_is_at_most_the_hit_and_falls_with_the_rank(order: list[int], target: int, k: int) -> None:
+    found = hits(np.array([order], dtype=np.int32), np.array([target], dtype=np.int32), cutoffs=(k,))
+    rank = order.index(target)
+    assert found[f"hr@{k}"][0] == float(rank < k)
+    assert found[f"ndcg@{k}"][0] == pytest.approx(1 / np.log2(rank + 2) if rank < k else 0.0)
+
+
+def test_targets_lie_after_the_cut_and_their_context_before_them() -> None:
+    log = histories([1, 2, 3, 4], [7], [5, 6, 5], skips=(3,))
+    targets = next_item_targets(log, cut=2 * HOUR, settings=RankingSettings(), seed=0)
+    assert targets.slate[:, 0].tolist() == [3, 5]  # 4 was skipped, 7 has no past
+    assert last_items(log, targets).tolist() == [2, 6]
+    seen = contexts(log, targets, 3)
+    assert seen.item.tolist() == [[-1, 1, 2], [-1, 5, 6]]
+
+
+def test_transition_count_ranks_what_followed_and_backs_off_to_popularity() -> None:
+    log = histories([0, 1, 0, 1, 0, 2], [3, 3, 3, 3])
+    counted = TransitionCount.fit(log, items=5, cut=100 * HOUR)
+    assert counted.rank(np.array([0, 1, 4, -1], dtype=np.int32), k=3).tolist() == [
+        [1, 2, 3],  # 0 -> 1 twice, 0 -> 2 once, then the most popular
+        [0, 3, 1],
+        [3, 0, 1],  # nothing ever followed item 4
+        [3, 0, 1],
+    ]
+
+
+def test_no_transition_crosses_from_one_listener_to_the_next() -> None:
+    counted = TransitionCount.fit(histories([0, 1], [2, 3]), items=4, cut=100 * HOUR)
+    assert counted.successor.tolist() == [1, 3]
+
+
+def test_floors_do_not_look_past_the_cut() -> None:
+    before = histories([0, 1, 2, 9, 9], [0, 1, 3, 8, 8])
+    after = histories([0, 1, 2, 7, 4], [0, 1, 3, 6, 5])
+    a, b = (TransitionCount.fit(log, items=10, cut=3 * HOUR) for log in (before, after))
+    np.testing.assert_array_equal(a.successor, b.successor)
+    np.testing.assert_array_equal(a.popularity.order, b.popularity.order)
+
+
+def test_lists_longer_than_the_catalog_are_padded() -> None:
+    short = Popularity.fit(histories([0, 1, 1]), items=2, cut=100 * HOUR).rank(2, 4)
+    assert short.tolist() == [[1, 0, -1, -1]] * 2
+
+
+def test_a_chain_is_read_off_by_counting_and_not_by_popularity() -> None:
+    rng = np.random.default_rng(0)
+    walks = [((np.arange(30) + start) % 20).tolist() for start in rng.integers(0, 20, 40)]
+    log = histories(*walks)
+    targets = next_item_targets(log, cut=20 * HOUR, settings=RankingSettings(cutoffs=(1,)), seed=0)
+    settings = RankingSettings(cutoffs=(1,))
+    found = evaluate_ranking(floors(log, targets, items=20, cut=20 * HOUR, k=1), targets, settings)
+    assert found["transition_count"].metrics["hr@1"].value == 1.0
+    assert found["popularity"].metrics["hr@1"].value < 0.2
+    assert found["popularity"].over_floor["hr@1"].hi < 0
+    assert found["popularity"].metrics["hr@1"].clusters == 40
+
+
+def test_a_sample_of_targets_is_seeded() -> None:
+    log = histories(*[list(range(9))] * 30)
+    settings = RankingSettings(max_targets=25)
+    a, b, c = (next_item_targets(log, 3 * HOUR, settings, seed) for seed in (1, 1, 2))
+    assert len(a.decision_id) == 25
+    assert a.decision_id == b.decision_id != c.decision_id
+
+
+def test_bad_input_is_a_clear_line() -> None:
+    target = np.array([1], dtype=np.int32)
+    with pytest.raises(InputError, match="twice"):
+        hits(np.array([[1, 2, 1]], dtype=np.int32), target, (3,))
+    with pytest.raises(InputError, match="k = 10"):
+        hits(np.array([[1, 2, 3]], dtype=np.int32), target, (10,))
+    with pytest.raises(InputError, match="cut"):
+        next_item_targets(histories([1, 2]), cut=50 * HOUR, settings=RankingSettings(), seed=0)
