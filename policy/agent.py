@@ -1,0 +1,85 @@
+"""A language-model policy that chooses slates for batches of contexts: in a world, offline, or behind a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data.histories import Contexts
+from policy.beam import likeliest_items
+from policy.checkpoint import Speaker
+from policy.moves import MOVES
+
+BATCH = 512
+
+
+class LanguageModelPolicy:
+    """Draws slates from a trained policy; follows the `SlatePolicy` protocol of `data.world`.
+
+    temperature: of the draw; 0 takes the likeliest continuation. The propensity returned is that of the (move, slate)
+    pair under the distribution drawn from.
+    """
+
+    def __init__(self, name: str, spoken: Speaker, temperature: float = 1.0) -> None:
+        self.name = name
+        self.spoken = spoken
+        self.temperature = temperature
+        self.last_moves: list[str] = []
+
+    def choose(self, contexts: Contexts, rng: np.random.Generator) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Slates (B, K) of catalog rows and their log-probabilities (B,), one per context."""
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        slates, log_probs, moves = [], [], []
+        for ids, mask in prompts(self.spoken, contexts):
+            drawn = self.spoken.legal.draw(ids, mask, temperature=self.temperature, generator=generator)
+            move, items = self.spoken.grammar.decode(drawn.tokens[:, 0])
+            slates.append(items)
+            log_probs.append(drawn.log_probs[:, 0])
+            moves.append(move)
+        self.last_moves = [MOVES[m] for m in torch.cat(moves).tolist()]
+        return (
+            torch.cat(slates).cpu().numpy().astype(np.int32),
+            torch.cat(log_probs).cpu().numpy().astype(np.float64),
+        )
+
+
+@torch.no_grad()
+def slate_log_probs(spoken: Speaker, contexts: Contexts, slates: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Log-probability (B,) of logged slates (B, K) under the policy, summed over the moves that could lead to them.
+
+    A log of another policy has no moves, so the slate's probability is the marginal: log sum_move p(move, slate).
+    """
+    results = []
+    moves = torch.arange(len(MOVES))
+    for start, (ids, mask) in zip(range(0, len(slates), BATCH), prompts(spoken, contexts), strict=True):
+        items = torch.from_numpy(slates[start : start + BATCH].astype(np.int64))
+        many = items[:, None].expand(-1, len(MOVES), -1)  # (B, 4, K)
+        flat = spoken.grammar.encode(moves.repeat(len(items)), many.reshape(-1, items.shape[1]))
+        completions = flat.view(len(items), len(MOVES), -1).to(ids.device)
+        results.append(spoken.legal.completion_log_probs(ids, mask, completions).logsumexp(1))
+    return torch.cat(results).double().cpu().numpy()
+
+
+@torch.no_grad()
+def top_items(spoken: Speaker, contexts: Contexts, count: int, beams: int = 32) -> NDArray[np.int32]:
+    """The policy's `count` likeliest first items per context, by constrained beam search: (B, count) catalog rows.
+
+    A beam is (move, code, code, ...); an item reached through several moves gets the sum of their probabilities.
+    """
+    ranked = [
+        likeliest_items(spoken.legal, ids, mask, count, max(beams, count)) for ids, mask in prompts(spoken, contexts)
+    ]
+    return torch.cat(ranked).cpu().numpy().astype(np.int32)
+
+
+def prompts(spoken: Speaker, contexts: Contexts) -> Iterator[tuple[Tensor, Tensor]]:
+    """Encoded prompts in batches: input_ids and attention_mask, (b, S) each, on the model's device."""
+    device = spoken.legal.device
+    for start in range(0, len(contexts), BATCH):
+        rows = np.arange(start, min(start + BATCH, len(contexts)))
+        ids, mask = spoken.prompt.encode(contexts.take(rows), None)
+        yield ids.to(device), mask.to(device)

@@ -1,0 +1,190 @@
+"""Training examples for supervised fine-tuning: what listeners engaged with, and what words mean.
+
+Three kinds, all in the one prompt format:
+- engaged slates: after a logged context, the next K different items the listener engaged with (finished, saved, liked);
+- words: a context in which the listener asks for an item's words (a tag, a title, a creator), and items that fit;
+- histories: whole listening histories in semantic IDs, packed, every token a target. They have no `<slate>`, so they train
+  the plain language model: a history of n items is n free lessons in what follows what.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from data.catalog import Catalog
+from data.errors import InputError
+from data.histories import Contexts, Decisions, Histories, contexts
+from data.schema import ACTIONS
+from policy.checkpoint import Speaker
+from policy.moves import move_of
+
+# Reactions that say the item was wanted. A log that only has plays (news clicks) offers those.
+ENGAGED = ("complete", "save", "like", "convert")
+WINDOW = 4  # engaged interactions looked at per slate place, to find K different items
+
+
+@dataclass(frozen=True)
+class SlateExamples:
+    """M contexts with the slates (M, K) of catalog rows and moves (M,) to be said after them."""
+
+    contexts: Contexts
+    slates: NDArray[np.int32]
+    moves: NDArray[np.int8]
+
+    def __len__(self) -> int:
+        return len(self.slates)
+
+
+def engaged_rows(histories: Histories) -> NDArray[np.int64]:
+    """Interactions (rows of `histories`) the listener engaged with; plays where the log knows nothing stronger."""
+    codes = [ACTIONS.index(action) for action in ENGAGED]
+    engaged = np.isin(histories.action, codes)
+    if not engaged.any():
+        engaged = histories.action == ACTIONS.index("play")
+    return np.flatnonzero(engaged & (histories.item >= 0)).astype(np.int64)
+
+
+def next_engaged(
+    histories: Histories, decisions: Decisions, size: int, until: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Per decision the next `size` different items engaged with from then on and before `until` (us since 1970).
+
+    Returns the decisions (rows, (M,)) that have that many and their items (M, size), in order of engagement.
+    """
+    rows = engaged_rows(histories)
+    rows = rows[histories.time[rows] < until]
+    end = np.searchsorted(rows, histories.offsets[decisions.user + 1])  # first engaged row past the user
+    begin = np.searchsorted(rows, decisions.start)
+    window = begin[:, None] + np.arange(size * WINDOW)  # (D, W)
+    inside = window < end[:, None]
+    if not inside.any():
+        return np.empty(0, np.int64), np.empty((0, size), np.int32)
+    items = np.where(inside, histories.item[rows[np.minimum(window, len(rows) - 1)]], -1)
+    earlier = np.tril(np.ones((items.shape[1], items.shape[1]), dtype=bool), -1)
+    kept = np.empty(items.shape, dtype=bool)
+    for start in range(0, len(items), 16_384):  # blocks, because the comparison is D x W x W
+        block = items[start : start + 16_384]
+        repeated = ((block[:, :, None] == block[:, None, :]) & earlier).any(2)
+        kept[start : start + 16_384] = (block >= 0) & ~repeated
+    enough = np.flatnonzero(kept.sum(1) >= size)
+    order = np.argsort(~kept[enough], axis=1, kind="stable")[:, :size]
+    return enough.astype(np.int64), np.take_along_axis(items[enough], order, 1).astype(np.int32)
+
+
+def engaged_slates(
+    histories: Histories,
+    decisions: Decisions,
+    catalog: Catalog,
+    slate_size: int,
+    length: int,
+    until: int,
+    limit: int,
+    seed: int,
+) -> SlateExamples:
+    """Engaged-slate examples from decisions before `until`, at most `limit` of them, drawn at random by `seed`.
+
+    Raises InputError when no decision is followed by a whole slate of engaged items.
+    """
+    before = np.flatnonzero(decisions.time < until)
+    rows, slates = next_engaged(histories, decisions.take(before), slate_size, until)
+    if len(rows) == 0:
+        raise InputError(
+            f"no listener engaged with {slate_size} different items after a decision: the log is too short to learn slates "
+            "of that size, lower slate_size"
+        )
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[:limit])
+    known = contexts(histories, decisions.take(before[rows[chosen]]), length)
+    picked = slates[chosen]
+    return SlateExamples(known, picked, move_of(known.item, known.action, picked, catalog))
+
+
+def word_slates(
+    base: SlateExamples, catalog: Catalog, weight: NDArray[np.float64], limit: int, seed: int
+) -> SlateExamples:
+    """Alignment examples: contexts of `base` in which the listener names a tag, a title or a creator, and K items that fit.
+
+    `weight` (N,) says how often each item was engaged with; fitting items are drawn in proportion. Empty when the catalog
+    has no words.
+    """
+    asked = _askable(catalog)
+    rng = np.random.default_rng(seed)
+    size = base.slates.shape[1]
+    fitting = [(text, rows) for text, rows in asked if len(rows) >= size]
+    if not fitting or len(base) == 0:
+        nothing = np.empty(0, np.int64)
+        return SlateExamples(base.contexts.take(nothing), base.slates[nothing], base.moves[nothing])
+    rows = rng.integers(len(base), size=limit)
+    wanted = rng.integers(len(fitting), size=limit)
+    slates = np.empty((limit, size), np.int32)
+    for row, choice in enumerate(wanted.tolist()):
+        pool = fitting[choice][1]
+        keys = rng.exponential(size=len(pool)) / (weight[pool] + 1.0)  # exponential races draw without replacement
+        slates[row] = pool[np.argsort(keys)[:size]]
+    known = replace(base.contexts.take(rows), steer=[fitting[choice][0] for choice in wanted.tolist()])
+    return SlateExamples(known, slates, move_of(known.item, known.action, slates, catalog))
+
+
+def slate_sequences(spoken: Speaker, examples: SlateExamples) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids of prompt and completion, and labels that count the completion only (-100 elsewhere)."""
+    if len(examples) == 0:
+        return [], []
+    ids, mask = spoken.prompt.encode(examples.contexts, None)
+    completions = spoken.grammar.encode(
+        torch.from_numpy(examples.moves.astype(np.int64)), torch.from_numpy(examples.slates.astype(np.int64))
+    ).tolist()
+    sequences, labels = [], []
+    for row, keep, completion in zip(ids.tolist(), mask.sum(1).tolist(), completions, strict=True):
+        prompt = row[len(row) - int(keep) :]
+        sequences.append(prompt + completion)
+        labels.append([-100] * len(prompt) + completion)
+    return sequences, labels
+
+
+def history_sequences(
+    spoken: Speaker, histories: Histories, until: int, length: int, passes: float, seed: int
+) -> list[list[int]]:
+    """Histories before `until` as packed blocks of `length` tokens: codes and reaction of each interaction, in order.
+
+    A user's part begins with `<history>`. `passes` below 1 takes that share of the users, above 1 repeats them in other
+    orders.
+    """
+    rng = np.random.default_rng(seed)
+    code = spoken.vocabulary.code_tokens  # (N, L)
+    reaction = np.asarray([spoken.vocabulary.ids[f"<did_{action}>"] for action in ACTIONS])
+    opening = spoken.vocabulary.ids["<history>"]
+    users = len(histories.user_ids)
+    whole = int(passes)
+    order = [rng.permutation(users) for _ in range(whole)]
+    order.append(rng.permutation(users)[: round((passes - whole) * users)])
+    blocks: list[list[int]] = []
+    current: list[int] = []
+    for user in np.concatenate(order).tolist():
+        rows = slice(int(histories.offsets[user]), int(histories.offsets[user + 1]))
+        known = (histories.time[rows] < until) & (histories.item[rows] >= 0)
+        if known.sum() < 2:
+            continue
+        items, actions = histories.item[rows][known], histories.action[rows][known]
+        said = np.concatenate([code[items], reaction[actions][:, None]], 1)
+        current += [opening, *said.ravel().tolist()]
+        while len(current) >= length:
+            blocks.append(current[:length])
+            current = current[length:]
+    return blocks
+
+
+def _askable(catalog: Catalog) -> list[tuple[str, NDArray[np.int32]]]:
+    """Texts a listener may say and the catalog rows that fit them: tags, kinds, creators."""
+    frame = catalog.items.with_row_index("row")
+    asked: list[tuple[str, NDArray[np.int32]]] = []
+    for column in ("tags", "kind", "creator"):
+        values = frame.explode(column) if column == "tags" else frame
+        grouped = values.filter(pl.col(column).is_not_null() & (pl.col(column).cast(pl.String) != "")).group_by(
+            column, maintain_order=True
+        )
+        asked += [(str(key[0]), np.sort(group["row"].to_numpy()).astype(np.int32)) for key, group in grouped]
+    return asked

@@ -1,0 +1,298 @@
+"""A causal language model whose distribution over completions is the policy: normalised over the legal slates.
+
+Prompts end with `<slate>`; what follows is a move token and the items' semantic IDs. Wherever a sequence contains
+`<slate>`, the logits after it are replaced by the same logits restricted to what the catalog's trie allows next, so that
+every trainer which reads `model(...).logits` (SFT, DPO, PPO, GRPO) and every sampler which calls `model.generate` sees
+one and the same distribution. Sequences without `<slate>` (packed histories) are left to the plain language model.
+
+    model = constrain(AutoModelForCausalLM.from_pretrained("runs/demo/policy/sft"), grammar)
+    model(input_ids=prompt_and_completion).logits     # (B, S, V); illegal tokens carry zero probability
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.generation import GenerateDecoderOnlyOutput, GenerationConfig
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from policy.grammar import SlateGrammar
+
+# Finite, because trainers multiply probabilities by logits: 0 * -inf would be nan. exp(-1e9) is exactly zero.
+ILLEGAL = -1e9
+
+
+@dataclass(frozen=True)
+class SlateDraw:
+    """Completions drawn from the policy.
+
+    tokens: (B, N, T) int64 token ids. log_probs: (B, N) float32, the log-probability of each whole completion under the
+    distribution it was drawn from. steps: T tensors (B * N, C) of legal log-probabilities, kept only when asked for.
+    """
+
+    tokens: Tensor
+    log_probs: Tensor
+    steps: tuple[Tensor, ...] = ()
+
+
+def constrain(model: PreTrainedModel, grammar: SlateGrammar) -> LegalSlateModel:
+    """Make a causal LM speak only legal slates, in place, and return it.
+
+    The class keeps its name, because checkpoints record it and servers look it up.
+    """
+    if not isinstance(model, LegalSlateModel):
+        kind = type(model)
+        model.__class__ = type(kind.__name__, (LegalSlateModel, kind), {})
+    legal = cast(LegalSlateModel, model)
+    legal.grammar = grammar.to(model.device)
+    return legal
+
+
+def causal_model(model: nn.Module) -> LegalSlateModel:
+    """The constrained model inside a PEFT wrapper (adapters stay active, they live in its layers)."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not isinstance(inner, LegalSlateModel):
+        raise TypeError(f"{type(inner).__name__} is not constrained to a catalog: call policy.language_model.constrain")
+    return inner
+
+
+class LegalSlateModel(PreTrainedModel):
+    """Mixed in front of a causal LM class by `constrain`; overrides `forward` and `generate` and nothing else."""
+
+    grammar: SlateGrammar
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """As the wrapped class, with logits (B, S, V) legal after `<slate>` and the loss taken from them.
+
+        `labels` follow the Hugging Face convention (shifted inside, -100 ignored); the loss is the mean over labelled
+        completion tokens, or the sum over `num_items_in_batch` where the trainer passes it.
+        """
+        completing = (
+            input_ids is not None
+            and past_key_values is None
+            and bool((input_ids == self.grammar.vocabulary.ids["<slate>"]).any())
+        )
+        if input_ids is None or not completing:
+            plain = super().forward(  # type: ignore[misc]
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                inputs_embeds=inputs_embeds,
+                labels=labels,
+                use_cache=use_cache,
+                **({"num_items_in_batch": num_items_in_batch} if num_items_in_batch is not None else {}),
+                **kwargs,
+            )
+            return cast(CausalLMOutputWithPast, plain)
+        hidden = self._hidden(input_ids, attention_mask, position_ids)  # (B, S, H)
+        at = completion_positions(input_ids, self.grammar.vocabulary.ids["<slate>"], self.grammar.length)  # (B, T)
+        legal = self._legal_logits(input_ids, hidden, at)  # (B, T, C)
+        loss = None
+        if labels is not None:
+            loss = _completion_loss(legal, input_ids, labels, at, self.grammar.vocabulary.first, num_items_in_batch)
+        return CausalLMOutputWithPast(loss=loss, logits=self._widen(legal, input_ids, at))
+
+    def completion_log_probs(
+        self, input_ids: Tensor, attention_mask: Tensor, completions: Tensor, temperature: float = 1.0
+    ) -> Tensor:
+        """Log-probability of each of M completions per prompt; the prompt is read once.
+
+        input_ids, attention_mask: (B, S) left padded, ending with `<slate>`. completions: (B, M, T). Returns (B, M).
+        """
+        batch, many, length = completions.shape
+        trunk, head = self.trunk(), self.catalog_head()
+        out = trunk(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=real_positions(attention_mask),
+            use_cache=True,
+        )
+        first = out.last_hidden_state[:, -1:].repeat_interleave(many, 0)  # (B*M, 1, H)
+        cache = out.past_key_values
+        cache.batch_repeat_interleave(many)
+        flat = completions.reshape(batch * many, length)
+        seen = attention_mask.sum(1).repeat_interleave(many)[:, None]  # (B*M, 1)
+        mask = torch.cat([attention_mask.repeat_interleave(many, 0), attention_mask.new_ones(len(flat), length - 1)], 1)
+        rest = trunk(
+            input_ids=flat[:, :-1],
+            attention_mask=mask,
+            position_ids=seen + torch.arange(length - 1, device=flat.device),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        logits = nn.functional.linear(torch.cat([first, rest], 1), head).float() / temperature  # (B*M, T, C)
+        logits = logits.masked_fill(~self.grammar.legal_all(flat), ILLEGAL)
+        chosen = logits.log_softmax(-1).gather(-1, (flat - self.grammar.vocabulary.first)[..., None]).squeeze(-1)
+        return chosen.sum(-1).view(batch, many)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        samples: int = 1,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        eligible: Tensor | None = None,
+        keep_steps: bool = False,
+    ) -> SlateDraw:
+        """Draw `samples` completions per prompt; each prompt is read once, whatever the number drawn from it.
+
+        input_ids, attention_mask: (B, S) left padded, ending with `<slate>`. temperature 0 takes the likeliest token.
+        eligible: (N,) or (B, N) bool over the catalog, all items by default.
+        """
+        trunk, head, grammar = self.trunk(), self.catalog_head(), self.grammar
+        out = trunk(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=real_positions(attention_mask),
+            use_cache=True,
+        )
+        cache, hidden = out.past_key_values, out.last_hidden_state[:, -1]
+        if samples > 1:
+            cache.batch_repeat_interleave(samples)
+            hidden = hidden.repeat_interleave(samples, 0)
+        rows = len(hidden)
+        mask = attention_mask.repeat_interleave(samples, 0)
+        position = mask.sum(1, keepdim=True)
+        if eligible is not None and eligible.ndim == 2:
+            eligible = eligible.repeat_interleave(samples, 0)
+        tokens = torch.empty(rows, 0, dtype=torch.int64, device=input_ids.device)
+        total = torch.zeros(rows, device=input_ids.device)
+        steps: list[Tensor] = []
+        for step in range(grammar.length):
+            logits = nn.functional.linear(hidden, head).float()  # (rows, C)
+            legal = grammar.legal(tokens, eligible)
+            logits = logits.masked_fill(~legal, ILLEGAL) / max(temperature, 1e-4)
+            log_probs = logits.log_softmax(-1)
+            if temperature == 0:
+                choice = log_probs.argmax(-1, keepdim=True)
+            else:
+                choice = torch.multinomial(log_probs.exp(), 1, generator=generator)
+            total += log_probs.gather(1, choice).squeeze(1)
+            tokens = torch.cat([tokens, choice + grammar.vocabulary.first], 1)
+            if keep_steps:
+                steps.append(logits)
+            if step + 1 == grammar.length:
+                break
+            mask = torch.cat([mask, mask.new_ones(rows, 1)], 1)
+            hidden = trunk(
+                input_ids=tokens[:, -1:],
+                attention_mask=mask,
+                position_ids=position + step,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[:, -1]
+        batch = len(input_ids)
+        return SlateDraw(tokens.view(batch, samples, -1), total.view(batch, samples), tuple(steps))
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        **kwargs: Any,
+    ) -> Tensor | GenerateDecoderOnlyOutput:
+        """Sample legal completions, for trainers that roll out through `generate`.
+
+        Reads temperature and do_sample from `generation_config`; a completion always has the grammar's length, so a
+        `max_new_tokens` other than that is an error rather than a truncated slate.
+        """
+        config = generation_config or self.generation_config
+        if config.max_new_tokens not in (None, self.grammar.length):
+            raise ValueError(
+                f"max_new_tokens is {config.max_new_tokens}, a slate of this catalog takes {self.grammar.length}"
+            )
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        temperature = float(config.temperature or 1.0) if config.do_sample else 0.0
+        drawn = self.draw(input_ids, attention_mask.long(), temperature=temperature, keep_steps=True)
+        sequences = torch.cat([input_ids, drawn.tokens[:, 0]], 1)
+        if not kwargs.get("return_dict_in_generate"):
+            return sequences
+        vocabulary = self.config.vocab_size
+        first, size = self.grammar.vocabulary.first, self.grammar.vocabulary.size
+        scores = []
+        for step in drawn.steps:
+            wide = step.new_full((len(step), vocabulary), ILLEGAL)
+            wide[:, first : first + size] = step
+            scores.append(wide)
+        return GenerateDecoderOnlyOutput(sequences=sequences, scores=tuple(scores))  # type: ignore[arg-type]
+
+    def trunk(self) -> nn.Module:
+        """The transformer without its head: hidden states, and a cache when asked."""
+        return cast(nn.Module, self.get_decoder())
+
+    def catalog_head(self) -> Tensor:
+        """Rows of the output embedding that a completion can use: (C, H). The other rows are never multiplied."""
+        weight = cast(Tensor, self.get_output_embeddings().weight)
+        return weight[self.grammar.vocabulary.first : self.grammar.vocabulary.first + self.grammar.vocabulary.size]
+
+    def _hidden(self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> Tensor:
+        out = self.trunk()(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+        )
+        return cast(Tensor, out.last_hidden_state)
+
+    def _legal_logits(self, input_ids: Tensor, hidden: Tensor, at: Tensor) -> Tensor:
+        """Logits (B, T, C) over completion tokens at the positions `at` that predict them, illegal ones masked."""
+        completions = input_ids.gather(1, at + 1)  # (B, T)
+        predicting = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))  # (B, T, H)
+        logits = nn.functional.linear(predicting, self.catalog_head()).float()
+        return logits.masked_fill(~self.grammar.legal_all(completions), ILLEGAL)
+
+    def _widen(self, legal: Tensor, input_ids: Tensor, at: Tensor) -> Tensor:
+        """Spread (B, T, C) logits over the model's full width (B, S, V), as trainers index them by token id."""
+        batch, length = input_ids.shape
+        first, size = self.grammar.vocabulary.first, self.grammar.vocabulary.size
+        wide = legal.new_full((batch, length, self.config.vocab_size), ILLEGAL)
+        rows = torch.arange(batch, device=at.device)[:, None]
+        columns = torch.arange(first, first + size, device=at.device)
+        return wide.index_put((rows[..., None], at[..., None], columns), legal)
+
+
+def completion_positions(input_ids: Tensor, slate_id: int, length: int) -> Tensor:
+    """Positions (B, T) whose next token belongs to the completion, for sequences with one `<slate>` each.
+
+    Raises ValueError when a row has no `<slate>`, more than one, or an unfinished completion: a loss over half a slate
+    would not be the policy's.
+    """
+    marks = input_ids == slate_id
+    if not bool((marks.sum(1) == 1).all()):
+        raise ValueError("every sequence of a batch with slates must contain exactly one <slate> token")
+    start = marks.long().argmax(1)  # (B,)
+    if bool((start + length >= input_ids.shape[1]).any()):
+        raise ValueError(f"a completion after <slate> must have {length} tokens (a move and whole items)")
+    return start[:, None] + torch.arange(length, device=input_ids.device)
+
+
+def _completion_loss(
+    legal: Tensor, input_ids: Tensor, labels: Tensor, at: Tensor, first: int, items: Tensor | int | None
+) -> Tensor:
+    counted = labels.gather(1, at + 1) != -100  # (B, T)
+    target = input_ids.gather(1, at + 1) - first
+    nll = -legal.log_softmax(-1).gather(-1, target[..., None]).squeeze(-1)
+    total = (nll * counted).sum()
+    return total / (items if items is not None else counted.sum().clamp(min=1))
+
+
+def real_positions(attention_mask: Tensor) -> Tensor:
+    """Zero-based positions of real tokens under left padding."""
+    return (attention_mask.cumsum(1) - 1).clamp(min=0)

@@ -1,0 +1,111 @@
+"""The flywheel for DPO: draw slates from the policy, score them with the reward's lower bound, keep telling pairs.
+
+Pairs are chosen within one listener and moment. Three are taken from each prompt's draws: the best against a random one
+of the worse half, the best against the hard negative (the slate of the worse half that the policy likes most: what it
+must unlearn), and the runner-up against the median. They are then balanced over buckets of their margin, because the
+widest margins alone teach only what is already easy, and the narrowest are noise of the reward model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from datasets import Dataset
+from rich.progress import track
+from torch import Tensor
+
+from data.histories import Contexts
+from policy.checkpoint import Speaker
+from policy.slate_reward import SlateReward
+
+PROMPTS_AT_ONCE = 128
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """samples: slates drawn per prompt. pairs: the most pairs to keep. buckets: margin quantile buckets to balance.
+
+    least_margin: pairs closer than this, in standard deviations of the reward under the logging policy, are dropped.
+    """
+
+    samples: int
+    pairs: int
+    buckets: int = 3
+    least_margin: float = 0.1
+
+
+@dataclass(frozen=True)
+class Draws:
+    """N slates for each of M prompts: tokens (M, N, T), rewards (M, N), log_probs (M, N) under the drawing policy."""
+
+    tokens: Tensor
+    rewards: Tensor
+    log_probs: Tensor
+
+
+def draw_slates(
+    spoken: Speaker, contexts: Contexts, reward: SlateReward, rows: Tensor, samples: int, seed: int, title: str
+) -> Draws:
+    """Draw and score slates for `contexts` (M), which belong to the decisions `rows` (M,) of `reward`."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens, rewards, log_probs = [], [], []
+    starts = range(0, len(contexts), PROMPTS_AT_ONCE)
+    for start in track(starts, description=title):
+        block = np.arange(start, min(start + PROMPTS_AT_ONCE, len(contexts)))
+        ids, mask = spoken.prompt.encode(contexts.take(block), None)
+        drawn = spoken.legal.draw(ids, mask, samples=samples, generator=generator)
+        _, items = spoken.grammar.decode(drawn.tokens.flatten(0, 1))
+        rewards.append(reward(rows[block], items.view(len(block), samples, -1)))
+        tokens.append(drawn.tokens)
+        log_probs.append(drawn.log_probs)
+    return Draws(torch.cat(tokens), torch.cat(rewards), torch.cat(log_probs))
+
+
+def choose_pairs(draws: Draws, settings: PairSettings, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Prompt, chosen draw and rejected draw of each kept pair: three (P,) index tensors.
+
+    Fewer than `settings.pairs` come back when too few have the least margin.
+    """
+    prompts, samples = draws.rewards.shape
+    generator = torch.Generator().manual_seed(seed)
+    order = draws.rewards.argsort(1, descending=True)
+    worse = order[:, samples // 2 :]
+    pick = torch.randint(worse.shape[1], (prompts, 1), generator=generator)
+    easy = worse.gather(1, pick).squeeze(1)
+    hard = worse.gather(1, draws.log_probs.gather(1, worse).argmax(1, keepdim=True)).squeeze(1)
+    prompt = torch.arange(prompts).repeat(3)
+    chosen = torch.cat([order[:, 0], order[:, 0], order[:, min(1, samples - 1)]])
+    rejected = torch.cat([easy, hard, order[:, samples // 2]])
+    margin = draws.rewards[prompt, chosen] - draws.rewards[prompt, rejected]
+    differ = (draws.tokens[prompt, chosen] != draws.tokens[prompt, rejected]).any(1)
+    kept = ((margin >= settings.least_margin) & differ).nonzero().squeeze(1)
+    if len(kept) == 0:
+        return kept, kept, kept
+    ranked = kept[margin[kept].argsort()]
+    share = -(-settings.pairs // settings.buckets)
+    balanced = []
+    for bucket in ranked.tensor_split(settings.buckets):
+        balanced.append(bucket[torch.randperm(len(bucket), generator=generator)[:share]])
+    final = torch.cat(balanced)
+    final = final[torch.randperm(len(final), generator=generator)[: settings.pairs]]
+    return prompt[final], chosen[final], rejected[final]
+
+
+def preference_dataset(
+    spoken: Speaker, contexts: Contexts, draws: Draws, pairs: tuple[Tensor, Tensor, Tensor]
+) -> Dataset:
+    """Token ids of the pairs with their reference log-probabilities, as TRL's DPOTrainer reads them."""
+    prompt, chosen, rejected = pairs
+    ids, mask = spoken.prompt.encode(contexts, None)
+    real = [row[len(row) - int(keep) :] for row, keep in zip(ids.tolist(), mask.sum(1).tolist(), strict=True)]
+    return Dataset.from_dict(
+        {
+            "prompt_ids": [real[row] for row in prompt.tolist()],
+            "chosen_ids": draws.tokens[prompt, chosen].tolist(),
+            "rejected_ids": draws.tokens[prompt, rejected].tolist(),
+            "ref_chosen_logps": draws.log_probs[prompt, chosen].tolist(),
+            "ref_rejected_logps": draws.log_probs[prompt, rejected].tolist(),
+        }
+    )
