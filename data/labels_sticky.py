@@ -1,0 +1,51 @@
+"""Stickiness: on how many days does a user come back to what a decision let them discover?
+
+A decision discovers a creator (an item, where the creator is not known) for a user when the first time the log shows
+them dealing with it is through this decision and they took it: played it without skipping or disliking. A day counts
+when a visit that starts on it takes the same creator again. After Maystre et al., "Optimizing audio recommendations
+for the long term" (2023). At the start of a log everything is new; leave its first weeks out where that matters.
+"""
+
+import polars as pl
+
+from data.interactions import interactions
+from data.schema import ACTION_CODE
+from data.visits import Visits
+
+
+def sticky_days(seen: Visits, items: pl.DataFrame | None, taken: tuple[str, ...]) -> pl.DataFrame:
+    """Per decision row: sticky_days_28, sticky_days_60 (0 where nothing was discovered)."""
+    # What one local day says of an item does not change afterwards: so a closed window never reopens.
+    dealt = interactions(seen.events, "user", "day", "session_day")
+    dealt = dealt.with_columns(_key(dealt, items), took=pl.col("action").is_in([ACTION_CODE[a] for a in taken]))
+    first = dealt.unique(["user", "key"], keep="first", maintain_order=True).select(
+        "user", "key", "decision_id", "session_id", "day"
+    )
+    took = dealt.filter("took").select("user", "key", "decision_id", "session_id", "day").unique()
+    discovered = (
+        first.filter(pl.col("decision_id").is_not_null())
+        .join(took, on=["user", "key", "decision_id", "session_id", "day"], how="semi")
+        .join(seen.decisions.select("row", "user", "decision_id", decided="day"), on=["user", "decision_id"])
+        .select("row", "user", "key", "decided")
+    )
+    again = dealt.filter("took").select("user", "key", "session_day", "day").unique()
+    came = discovered.join(again, on=["user", "key"]).filter(pl.col("session_day") > pl.col("decided"))
+    counts = came.group_by("row").agg(
+        pl.col("session_day")
+        .filter(pl.col("day") <= pl.col("decided") + w)
+        .n_unique()
+        .cast(pl.Int16)
+        .alias(f"sticky_days_{w}")
+        for w in (28, 60)
+    )
+    labels = seen.decisions.select("row").join(counts, on="row", how="left", maintain_order="left")
+    return labels.with_columns(pl.col("sticky_days_28", "sticky_days_60").fill_null(0))
+
+
+def _key(dealt: pl.DataFrame, items: pl.DataFrame | None) -> pl.Series:
+    if items is None:
+        return dealt["item_id"].alias("key")
+    creators = items.select("item_id", "creator")
+    known = dealt.select("item_id").join(creators, on="item_id", how="left", maintain_order="left")
+    creator = pl.when(pl.col("creator") != "").then("creator:" + pl.col("creator"))
+    return known.select(key=pl.coalesce(creator, "item:" + pl.col("item_id"))).to_series()
