@@ -225,7 +225,7 @@ def _add(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> None:
     tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in names])
 
 
-def token_meanings(catalog: Catalog) -> dict[str, str]:
+def token_meanings() -> dict[str, str]:
     """A short description in plain words of each control token but the codes."""
     meanings = dict(_MEANINGS)
     for token in [*context_tokens(), *(f"<{move}>" for move in MOVES)]:
