@@ -10,8 +10,8 @@ from data.world.policies import (
     WorldContexts,
 )
 from data.world.settings import PRESETS, WorldSettings
-from data.world.truth import METRICS, Paired, burned_in, paired, truth
-from data.world.world import World
+from data.world.truth import METRICS, Paired, paired
+from data.world.world import World, burned_in
 
 __all__ = [
     "METRICS",
@@ -28,5 +28,4 @@ __all__ = [
     "WorldSettings",
     "burned_in",
     "paired",
-    "truth",
 ]

@@ -40,8 +40,9 @@ class Moment:
 
     def match_of(self, slates: NDArray[np.int32]) -> NDArray[np.float32]:
         """The same for the items of each listener's slate, (B, K)."""
-        fit = np.einsum("bd,bkd->bk", self.taste, self.items.place[slates])
-        return (fit + np.take_along_axis(self.liking, self.items.kind[slates], axis=1)).astype(np.float32)
+        fit: NDArray[np.float32] = np.einsum("bd,bkd->bk", self.taste, self.items.place[slates])
+        fit += np.take_along_axis(self.liking, self.items.kind[slates], axis=1)
+        return fit
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class Session:
 
 def sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Logistic function, float32 in and out."""
-    return (0.5 * (1.0 + np.tanh(0.5 * x))).astype(np.float32)
+    result: NDArray[np.float32] = 0.5 * (1.0 + np.tanh(0.5 * x))
+    return result
 
 
 def play_probability(moment: Moment, match: NDArray[np.float32], items: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -126,4 +128,5 @@ def visit_probability(
 
 def timeliness(settings: DynamicsSettings, hours_off: NDArray[np.float32]) -> NDArray[np.float32]:
     """How far a visit counts towards the habit, 1 at the usual hour."""
-    return np.exp(-0.5 * np.square(hours_off / settings.habit_hours)).astype(np.float32)
+    near: NDArray[np.float32] = np.exp(-0.5 * np.square(hours_off / settings.habit_hours))
+    return near

@@ -138,9 +138,7 @@ def _phrases(rng: np.random.Generator, styles: int, kinds: tuple[str, ...]) -> t
             return ()
         return tuple(words.ask(rng, style, kind) for _ in range(_PHRASES))
 
-    return tuple(
-        tuple(ways(style, kind) for kind in (*kinds, None)) for style in (*words.STYLES[:styles], None)
-    )
+    return tuple(tuple(ways(style, kind) for kind in (*kinds, None)) for style in (*words.STYLES[:styles], None))
 
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from data.world.settings import ListenerSettings
 from data.world.shocks import Purpose, generator
 
 FIRST_HOUR, LAST_HOUR = 6, 21  # visits start in these local hours, so that a session ends on the day it began
+_CLOSING = LAST_HOUR + 0.95
 # Share of visits by hour of day for the visits outside the habit: a morning bump, a long evening.
 _DAY = np.array([3, 6, 7, 5, 4, 4, 5, 5, 4, 4, 5, 7, 8, 9, 9, 8], dtype=np.float64)
 
@@ -69,5 +70,7 @@ def visit_hour(
     near = usual + settings.hour_spread * rng.standard_normal(u)
     far = FIRST_HOUR + rng.choice(len(_DAY), u, p=_DAY / _DAY.sum()) + rng.random(u)
     hour = np.where(rng.random(u) < settings.usual_hour_share, near, far)
-    hour = np.clip(hour, FIRST_HOUR, LAST_HOUR + 0.95)
+    hour = np.where(hour < FIRST_HOUR, 2.0 * FIRST_HOUR - hour, hour)  # mirrored, so that nothing piles up at the edge
+    hour = np.where(hour > _CLOSING, 2.0 * _CLOSING - hour, hour)
+    hour = np.clip(hour, FIRST_HOUR, _CLOSING)
     return hour, np.abs(hour - usual).astype(np.float32)

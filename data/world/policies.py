@@ -27,7 +27,10 @@ Choice = tuple[NDArray[np.int32], NDArray[np.float64]]
 class SlatePolicy(Protocol):
     """Anything that fills slates."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """name@version, as logged."""
+        ...
 
     def choose(self, contexts: Contexts, rng: np.random.Generator) -> Choice:
         """Slates (B, K) int32 of item indices without repeats, and the log-probability (B,) of each."""
@@ -44,7 +47,8 @@ class WorldContexts(Contexts):
 def plackett_luce(scores: NDArray[np.float32], size: int, rng: np.random.Generator) -> Choice:
     """Draws ordered slates without replacement, each next item with probability proportional to exp(score).
 
-    Sampling is by exponential races, the Gumbel top-k trick without its logarithm (Kool et al., ICML 2019); the log-probability is that of the ordered slate.
+    Sampling is by exponential races, the Gumbel top-k trick without its logarithm (Kool et al., ICML 2019); the
+    log-probability is that of the ordered slate.
 
     scores: (B, N). Returns slates (B, size) int32 and log-probabilities (B,) float64.
     """
@@ -102,12 +106,13 @@ class LoggingPolicy:
         said = np.where(known, weight[np.maximum(contexts.action, 0)], 0.0).astype(np.float32)  # (B, H)
         place = self.items.seen_place[np.maximum(contexts.item, 0)]  # (B, H, D)
         taste = np.einsum("bh,bhd->bd", said, place) / np.sqrt(1.0 + known.sum(axis=1, keepdims=True))
-        scores = (s.match / s.temperature) * (taste.astype(np.float32) @ self.items.seen_place.T)
-        scores += (s.popularity / s.temperature) * self.items.popularity
+        scores: NDArray[np.float32] = taste.astype(np.float32) @ self.items.seen_place.T
+        scores *= s.match / s.temperature
+        scores += np.float32(s.popularity / s.temperature) * self.items.popularity
         for row, text in enumerate(contexts.steer):
             if text is not None and (bonus := self._bonus(text)) is not None:
                 scores[row] += bonus
-        return scores.astype(np.float32)
+        return scores
 
     def choose(self, contexts: Contexts, rng: np.random.Generator) -> Choice:
         """Slates and exact log-probabilities of the ordered slates."""
@@ -212,4 +217,3 @@ class Oracle:
             plays_so_far += seen
             satiation[row, items.style[best]] += s.satiation_gain * seen
         return slates, np.zeros(batch)
-

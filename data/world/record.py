@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -120,7 +121,7 @@ def _events(items: Items, days: list[Day], keys: pl.DataFrame) -> pl.DataFrame:
         played = played.reshape(0, 1)
     row, position = np.nonzero(played)
 
-    def at(values: list[NDArray[np.generic]], dtype: type[np.generic]) -> NDArray[np.generic]:
+    def at(values: list[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
         return _stack(values, dtype).reshape(played.shape)[row, position]
 
     start = at([d.play_time for d in days], np.int64)
@@ -141,7 +142,22 @@ def _events(items: Items, days: list[Day], keys: pl.DataFrame) -> pl.DataFrame:
                 "action": pl.repeat(action, int(keep.sum()), eager=True, dtype=pl.String),
                 "item": slates[keep],
                 "position": position[keep].astype(np.int32),
-                "seconds": pl.Series(seconds[keep]) if listened else pl.Series([None] * int(keep.sum()), dtype=pl.Float32),
+                "seconds": pl.Series(seconds[keep])
+                if listened
+                else pl.Series([None] * int(keep.sum()), dtype=pl.Float32),
+            }
+        )
+
+    def without_item(action: str, rows: NDArray[np.int64], when: NDArray[np.int64]) -> pl.DataFrame:
+        nothing = pl.Series([None] * len(rows))
+        return pl.DataFrame(
+            {
+                "row": rows,
+                "us": when,
+                "action": pl.repeat(action, len(rows), eager=True, dtype=pl.String),
+                "item": nothing.cast(pl.Int32),
+                "position": nothing.cast(pl.Int32),
+                "seconds": nothing.cast(pl.Float32),
             }
         )
 
@@ -153,16 +169,9 @@ def _events(items: Items, days: list[Day], keys: pl.DataFrame) -> pl.DataFrame:
             events("skip", finish, ~completed, True),
             events("save", finish + _SECOND // 2, saved, False),
             events("dislike", finish + _SECOND // 2, disliked, False),
-            pl.DataFrame(
-                {
-                    "row": converted,
-                    "us": visit[converted] + _SECOND // 2,
-                    "action": pl.repeat("convert", len(converted), eager=True, dtype=pl.String),
-                    "item": pl.Series([None] * len(converted), dtype=pl.Int32),
-                    "position": pl.Series([None] * len(converted), dtype=pl.Int32),
-                    "seconds": pl.Series([None] * len(converted), dtype=pl.Float32),
-                }
-            ),
+            # A visit that plays nothing is a visit still, so every session leaves an open.
+            without_item("open", np.arange(len(visit)), visit),
+            without_item("convert", converted, visit[converted] + _SECOND // 2),
         ]
     ).sort("us", "row")
     of = frame["row"]
@@ -181,7 +190,7 @@ def _events(items: Items, days: list[Day], keys: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _stack(parts: list[NDArray[np.generic]], dtype: type[np.generic]) -> NDArray[np.generic]:
+def _stack(parts: list[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
     return np.concatenate(parts) if parts else np.empty(0, dtype)
 
 

@@ -26,7 +26,7 @@ class CatalogSettings:
     dimensions: int = 8  # of the taste space in which items and listeners live
     kind_shares: tuple[tuple[str, float], ...] = (("track", 0.8), ("podcast", 0.13), ("audiobook", 0.07))
     style_spread: float = 0.45  # distance of an item from the centre of its style, as a share of a unit vector
-    allure_quality_correlation: float = -0.45
+    allure_quality_correlation: float = -0.42
     creator_share: float = 0.3  # share of the variance of quality and allure that an item owes to its creator
     popularity_noise: float = 0.5  # standard deviation of what the product gets wrong about allure
     embedding_noise: float = 0.6  # norm of what the product gets wrong about an item's place in taste space
@@ -37,7 +37,7 @@ class ListenerSettings:
     """The people: tastes, rhythms and how often they would come if nothing ever happened to them."""
 
     listeners: int = 5_000
-    visit_logit_mean: float = -1.5
+    visit_logit_mean: float = -1.05
     visit_logit_spread: float = 0.8
     weekend_logit: float = -0.15  # mean change of the visit logit on Saturday and Sunday
     weekday_spread: float = 0.35  # standard deviation of a listener's own weekday effects, in logits
@@ -57,11 +57,11 @@ class DynamicsSettings:
     slate_size: int = 5
     examination: tuple[float, ...] = (0.98, 0.9, 0.81, 0.73, 0.66)  # share of sessions that get to each position
     play_base: float = -0.6
-    play_allure: float = 0.9
-    play_match: float = 0.7
-    enjoy_base: float = 0.0
-    enjoy_quality: float = 0.8
-    enjoy_match: float = 0.6
+    play_allure: float = 1.0
+    play_match: float = 0.6
+    enjoy_base: float = 0.4
+    enjoy_quality: float = 0.9
+    enjoy_match: float = 0.65
     enjoy_noise: float = 0.5
     complete_base: float = 0.6
     complete_enjoyment: float = 1.4
@@ -72,12 +72,12 @@ class DynamicsSettings:
     satiation_weight: float = 0.6  # enjoyment lost per unit of satiation with the item's style
     satiation_gain: float = 0.25  # per play
     satiation_recovery: float = 0.12  # share lost per day
-    satisfaction_rate: float = 0.15  # weight of the last session in the exponential average
-    habit_gain: float = 0.12  # of what is still missing, per fully satisfying session at the usual hour
+    satisfaction_rate: float = 0.3  # weight of the last session in the exponential average
+    habit_gain: float = 0.2  # of what is still missing, per fully satisfying session at the usual hour
     habit_decay: float = 0.03  # share lost per day without a visit
     habit_hours: float = 2.0  # how far from the usual hour still counts, standard deviation in hours
-    visit_satisfaction: float = 2.0  # visit logit per unit of satisfaction
-    visit_habit: float = 2.2  # visit logit per unit of habit
+    visit_satisfaction: float = 2.4  # visit logit per unit of satisfaction
+    visit_habit: float = 2.0  # visit logit per unit of habit
     steer_share: float = 0.08  # of sessions in which the listener says what they want
     steer_shift: float = 0.7  # how far the taste of the moment moves towards what was asked for
     convert_base: float = -7.0
@@ -89,8 +89,8 @@ class DynamicsSettings:
 class LoggingSettings:
     """The policy that wrote the log: popularity and a rough idea of taste, with honest exploration."""
 
-    popularity: float = 0.8
-    match: float = 0.8
+    popularity: float = 0.6
+    match: float = 0.7
     asked: float = 1.0  # for an item of a style or kind that the listener named by its plain name
     temperature: float = 1.0
 
@@ -117,15 +117,16 @@ PRESETS: Mapping[str, WorldSettings] = MappingProxyType(
     {
         "clickbait": _CLICKBAIT,
         "calm": replace(
-            _CLICKBAIT, name="calm", catalog=replace(_CLICKBAIT.catalog, allure_quality_correlation=0.25)
+            _CLICKBAIT,
+            name="calm",
+            catalog=replace(_CLICKBAIT.catalog, allure_quality_correlation=0.25),
+            people=replace(_CLICKBAIT.people, visit_logit_mean=-1.7),
         ),
         "null": replace(
             _CLICKBAIT,
             name="null",
             people=replace(_CLICKBAIT.people, visit_logit_mean=-0.75),
-            dynamics=replace(
-                _CLICKBAIT.dynamics, visit_satisfaction=0.0, visit_habit=0.0, convert_satisfaction=0.0
-            ),
+            dynamics=replace(_CLICKBAIT.dynamics, visit_satisfaction=0.0, visit_habit=0.0, convert_satisfaction=0.0),
         ),
     }
 )

@@ -11,11 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import InputError
-from data.world.policies import SlatePolicy
-from data.world.settings import WorldSettings
-from data.world.world import World
-
 METRICS = (
     "active_days_28",
     "returned_7d",
@@ -28,55 +23,41 @@ _RETURN_DAYS = 7
 _HABIT_DAYS = 3  # active days that make a week count
 
 
-def burned_in(settings: WorldSettings, seed: int, days: int, listener_seed: int | None = None) -> World:
-    """A world whose listeners have lived `days` days under the logging policy, its log emptied.
-
-    The catalog comes from `seed`; `listener_seed` (default: the same) draws other people for the same catalog.
-    """
-    world = World(settings, seed)
-    if listener_seed is not None:
-        world.reset(listener_seed)
-    world.play(world.built_in("logging"), days, np.random.default_rng([world.listener_seed, 1]))
-    return world.branch()
-
-
-def truth(
-    world: World, policy: SlatePolicy, horizon_days: int = 28, policy_seed: int = 0
+def metrics(
+    visits: NDArray[np.bool_],
+    plays: NDArray[np.float64],
+    minutes: NDArray[np.float64],
+    satisfaction: NDArray[np.float64],
 ) -> dict[str, NDArray[np.float64]]:
-    """Lives `horizon_days` (at least 28) from today under `policy`; `world` itself does not move.
+    """METRICS of U listeners over a horizon of T local days.
 
-    Returns one value per listener (U,) for each of METRICS:
+    Args:
+        visits: (U, T), whether the listener came on that day.
+        plays: (U,) items played over the horizon.
+        minutes: (U,) listened over the horizon.
+        satisfaction: (U,) mean over days of the hidden average that drives return.
+
+    Returns:
+        One value per listener (U,) for each of METRICS:
         active_days_28: days with a visit, per 28 days.
         returned_7d: of the visits at least 7 days before the end, the share with another visit on one of the next 7
             local days; 0 without a visit.
         habit_28: weeks with at least 3 active days, per 28 days.
         plays_per_session: nan without a visit.
         minutes: listened, per 28 days.
-        satisfaction: mean over days of the hidden average that drives return.
+        satisfaction: as given.
     """
-    if horizon_days < 28:
-        raise InputError(f"world: horizon_days is {horizon_days}; the metrics need at least 28")
-    future, u = world.branch(), len(world.listeners)
-    rng = np.random.default_rng([policy_seed, world.listener_seed, 2])
-    visits = np.zeros((u, horizon_days), np.bool_)
-    plays, minutes, satisfaction = np.zeros(u), np.zeros(u), np.zeros(u)
-    for t in range(horizon_days):
-        future.play(policy, 1, rng)
-        today = future.days.pop()
-        visits[today.listeners, t] = True
-        plays[today.listeners] += today.session.played.sum(axis=1)
-        minutes[today.listeners] += today.session.seconds.sum(axis=1) / 60.0
-        satisfaction += future.state.satisfaction
     sessions = visits.sum(axis=1)
-    per_28 = 28.0 / horizon_days
-    whole_weeks = visits[:, : horizon_days // 7 * 7].reshape(u, -1, 7).sum(axis=2)
+    per_28 = 28.0 / visits.shape[1]
+    weeks = visits[:, : visits.shape[1] // 7 * 7].reshape(len(visits), -1, 7).sum(axis=2)
+    none = np.full(len(visits), np.nan)
     return {
         "active_days_28": sessions * per_28,
         "returned_7d": _returned(visits),
-        "habit_28": (whole_weeks >= _HABIT_DAYS).mean(axis=1) * 4.0,
-        "plays_per_session": np.divide(plays, sessions, out=np.full(u, np.nan), where=sessions > 0),
+        "habit_28": (weeks >= _HABIT_DAYS).mean(axis=1) * 4.0,
+        "plays_per_session": np.divide(plays, sessions, out=none, where=sessions > 0),
         "minutes": minutes * per_28,
-        "satisfaction": satisfaction / horizon_days,
+        "satisfaction": satisfaction,
     }
 
 

@@ -64,7 +64,7 @@ STYLES: tuple[Style, ...] = (
     ),
     _style(
         "classical",
-        "orchestra and piano; strings please; symphonies",
+        "orchestra and piano; sweeping strings; symphonies",
         "sonata winter garden nocturne cathedral prelude marble quartet aria candle",
         "stately delicate solemn grand",
     ),
@@ -103,9 +103,30 @@ STYLES: tuple[Style, ...] = (
 KIND_WORDS: dict[str, tuple[str, ...]] = {
     "track": ("song", "track", "tune"),
     "podcast": ("podcast", "episode", "show"),
-    "audiobook": ("audiobook", "chapter", "book read aloud"),
+    "audiobook": ("audiobook", "chapter", "book"),
 }
-_SYLLABLES = ("va lo ri mes tan ko bel nu dra si fen mar ul ti zor pa len hy qui sto").split()
+_SYLLABLES = [
+    "va",
+    "lo",
+    "ri",
+    "mes",
+    "tan",
+    "ko",
+    "bel",
+    "nu",
+    "dra",
+    "si",
+    "fen",
+    "mar",
+    "ul",
+    "ti",
+    "zor",
+    "pa",
+    "len",
+    "hy",
+    "qui",
+    "sto",
+]
 _ROLES = {
     "track": ("{a}", "The {b}s", "{a} & the {b}s", "{b} {a}"),
     "podcast": ("{a} Talks", "The {b} Hour", "{b} with {a}"),
@@ -153,6 +174,10 @@ def text_of_item(rng: np.random.Generator, style: Style, kind: str) -> str:
     return text[0].upper() + text[1:]
 
 
+def _article(noun: str) -> str:
+    return "an" if noun[0] in "aeiou" else "a"
+
+
 def _with_typo(rng: np.random.Generator, text: str) -> str:
     """Swaps, drops or doubles one letter."""
     at = int(rng.integers(1, max(2, len(text) - 1)))
@@ -172,6 +197,11 @@ def ask(rng: np.random.Generator, style: Style | None, kind: str | None) -> str:
     wanted = "" if style is None else (style.name if rng.random() < 0.5 else _pick(rng, style.asked_as))
     if kind is not None:
         noun = _pick(rng, KIND_WORDS[kind])
-        wanted = f"a {noun}" if style is None else (f"a {style.name} {noun}" if rng.random() < 0.6 else f"{wanted}, a {noun}")
+        if style is None:
+            wanted = f"{_article(noun)} {noun}"
+        elif rng.random() < 0.6:
+            wanted = f"{_article(style.name)} {style.name} {noun}"
+        else:
+            wanted = f"{wanted}, {_article(noun)} {noun}"
     text = _pick(rng, _ASKS).format(x=wanted)
     return _with_typo(rng, text) if rng.random() < 0.15 else text

@@ -13,9 +13,9 @@ the day is then lived through). Listeners come at most once a day, so a visit, a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -28,13 +28,19 @@ from data.schema import SURFACE_CODE
 from data.world.dynamics import ASK_STRENGTH, Moment, play_session, sigmoid, timeliness, visit_probability
 from data.world.items import make_items
 from data.world.listeners import make_listeners, visit_hour
-from data.world.policies import GreedyClick, LoggingPolicy, Oracle, PopularityPolicy, RandomPolicy, WorldContexts
+from data.world.policies import (
+    GreedyClick,
+    LoggingPolicy,
+    Oracle,
+    PopularityPolicy,
+    RandomPolicy,
+    SlatePolicy,
+    WorldContexts,
+)
 from data.world.record import Day, write_logs
 from data.world.settings import WorldSettings
 from data.world.shocks import Purpose, normal, uniform
-
-if TYPE_CHECKING:
-    from data.world.policies import SlatePolicy
+from data.world.truth import metrics
 
 _DAY_US = 24 * MICROSECONDS_PER_HOUR
 _SURFACE = SURFACE_CODE["now_playing"]
@@ -68,7 +74,7 @@ class World:
     """One world: a catalog fixed by (settings, seed), listeners and luck fixed by (settings, listener seed)."""
 
     def __init__(self, settings: WorldSettings, seed: int = 0) -> None:
-        """Draws the catalog and, with the same seed, the listeners. `reset` draws other listeners for the same catalog."""
+        """Draws the catalog and, with the same seed, the listeners; `reset` draws others for the same catalog."""
         if len(settings.dynamics.examination) < settings.dynamics.slate_size:
             raise InputError(
                 f"world {settings.name}: examination has {len(settings.dynamics.examination)} positions for slates of "
@@ -117,7 +123,7 @@ class World:
         return self.state.day
 
     def observe(self) -> tuple[NDArray[np.int32], WorldContexts]:
-        """Today's decision points: listeners (B,) and what is known about them; B may be 0. Asking twice is the same."""
+        """Today's decision points: listeners (B,) and what is known of them; B may be 0. Asking twice is the same."""
         if self._visits is None:
             self._visits = self._draw_visits()
         return self._visits.listeners, self._visits.contexts
@@ -125,9 +131,7 @@ class World:
     def _draw_visits(self) -> _Visits:
         settings, state, traits = self.settings, self.state, self.listeners
         day, seed, u = state.day, self.listener_seed, len(self.listeners)
-        chance = visit_probability(
-            settings.dynamics, traits.visit_logit[:, day % 7], state.satisfaction, state.habit
-        )
+        chance = visit_probability(settings.dynamics, traits.visit_logit[:, day % 7], state.satisfaction, state.habit)
         listeners = np.flatnonzero(uniform(seed, day, Purpose.VISIT, u) < chance).astype(np.int32)
 
         hour, off = visit_hour(traits, settings.people, day, seed)
@@ -142,7 +146,7 @@ class World:
         contexts = WorldContexts(
             time=time,
             # The first day of every world is a Monday in every zone.
-            hour_of_week=((day % 7) * 24 + hour[listeners].astype(np.int64)).astype(np.int16),
+            hour_of_week=(local // MICROSECONDS_PER_HOUR % 168).astype(np.int16),
             surface=np.full(len(listeners), _SURFACE, np.int8),
             gap_hours=gap,
             item=state.item[listeners],
@@ -199,7 +203,9 @@ class World:
         visits, state, s = self._visits, self.state, self.settings.dynamics
         assert visits is not None
         assert contexts.moment is not None
-        slates = np.asarray(slates, dtype=np.int32).reshape(-1, s.slate_size) if len(slates) == 0 else np.asarray(slates)
+        slates = (
+            np.asarray(slates, dtype=np.int32).reshape(-1, s.slate_size) if len(slates) == 0 else np.asarray(slates)
+        )
         self._check(slates, np.asarray(log_propensity), policy)
         slates = slates.astype(np.int32)
         day, seed, u = state.day, self.listener_seed, len(self.listeners)
@@ -215,7 +221,7 @@ class World:
         state.habit[~came] *= 1.0 - s.habit_decay
         state.habit[listeners] += gain * (1.0 - state.habit[listeners])
 
-        convert = sigmoid(s.convert_base + s.convert_satisfaction * satisfaction)
+        convert = sigmoid((s.convert_base + s.convert_satisfaction * satisfaction).astype(np.float32))
         converted = ~state.premium[listeners] & (uniform(seed, day, Purpose.CONVERT, u)[listeners] < convert)
         state.premium[listeners[converted]] = True
 
@@ -231,7 +237,9 @@ class World:
         if slates.shape != (batch, size):
             raise InputError(f"policy {policy}: slates of shape {slates.shape}, must be {(batch, size)}")
         if log_propensity.shape != (batch,) or not np.all(log_propensity <= 1e-9):
-            raise InputError(f"policy {policy}: log_propensity must be ({batch},) of values at most 0, none of them nan")
+            raise InputError(
+                f"policy {policy}: log_propensity must be ({batch},) of values at most 0, none of them nan"
+            )
         if batch and (slates.min() < 0 or slates.max() >= len(self.items)):
             raise InputError(f"policy {policy}: a slate holds an item outside 0..{len(self.items) - 1}")
         ordered = np.sort(slates, axis=1)
@@ -265,8 +273,10 @@ class World:
         state.day += 1
         self._visits = None
 
-    def play(self, policy: SlatePolicy, days: int, rng: np.random.Generator) -> None:
-        """Lets `policy` decide for `days` days."""
+    def play(
+        self, policy: SlatePolicy, days: int, rng: np.random.Generator, on_day: Callable[[], None] | None = None
+    ) -> None:
+        """Lets `policy` decide for `days` days; `on_day` is called after each, for progress bars."""
         for _ in range(days):
             listeners, contexts = self.observe()
             if len(listeners):
@@ -275,6 +285,38 @@ class World:
                 slates = np.empty((0, self.settings.dynamics.slate_size), np.int32)
                 log_propensity = np.empty(0)
             self.act(slates, log_propensity, policy.name)
+            if on_day is not None:
+                on_day()
+
+    def truth(
+        self,
+        policy: SlatePolicy,
+        horizon_days: int = 28,
+        policy_seed: int = 0,
+        on_day: Callable[[], None] | None = None,
+    ) -> dict[str, NDArray[np.float64]]:
+        """What `policy` brings about from today on, listener by listener; this world itself does not move.
+
+        All policies meet the same listeners with the same luck. A policy's own draws come from `policy_seed`.
+
+        Returns: one value per listener (U,) for each of `data.world.truth.METRICS`, defined in `truth.metrics`.
+
+        Raises InputError when `horizon_days` is under 28.
+        """
+        if horizon_days < 28:
+            raise InputError(f"world: horizon_days is {horizon_days}; the metrics need at least 28")
+        future, u = self.branch(), len(self.listeners)
+        rng = np.random.default_rng([policy_seed, self.listener_seed, 2])
+        visits = np.zeros((u, horizon_days), np.bool_)
+        plays, minutes, satisfaction = np.zeros(u), np.zeros(u), np.zeros(u)
+        for t in range(horizon_days):
+            future.play(policy, 1, rng, on_day)
+            today = future.days.pop()
+            visits[today.listeners, t] = True
+            plays[today.listeners] += today.session.played.sum(axis=1)
+            minutes[today.listeners] += today.session.seconds.sum(axis=1) / 60.0
+            satisfaction += future.state.satisfaction / horizon_days
+        return metrics(visits, plays, minutes, satisfaction)
 
     def items_frame(self) -> pl.DataFrame:
         """The ITEMS table; its row is the item's index in every slate."""
@@ -300,3 +342,15 @@ class World:
         if name not in policies:
             raise InputError(f"world: no built-in policy {name!r}: choose one of {', '.join(policies)}")
         return policies[name]
+
+
+def burned_in(settings: WorldSettings, seed: int, days: int, listener_seed: int | None = None) -> World:
+    """A world whose listeners have lived `days` days under the logging policy, its log emptied.
+
+    The catalog comes from `seed`; `listener_seed` (default: the same) draws other people for the same catalog.
+    """
+    world = World(settings, seed)
+    if listener_seed is not None:
+        world.reset(listener_seed)
+    world.play(world.built_in("logging"), days, np.random.default_rng([world.listener_seed, 1]))
+    return world.branch()
