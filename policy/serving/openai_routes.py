@@ -1,0 +1,273 @@
+"""The OpenAI routes: vLLM's answers, passed through, each slate in them logged as a decision first.
+
+Added to a request: the sampling fields it leaves open (temperature 1, nothing cut), log-probabilities and token ids,
+which are taken out of the answer again where the client did not ask for them. Added to an answer: `longplay` in each
+choice, with decision_id, move, items, propensity and policy.
+
+Logged is every choice that is a whole slate, before the part of the response that completes it is sent. The user is the
+request's `user` ("anonymous" without one), the surface is the header `X-Longplay-Surface` ("other" without one). Not
+logged is a choice that never completed (client gone, stream broken, context full): `longplay_unparsed_total` counts it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from data.errors import InputError
+from data.schema import SURFACES
+from policy.serving.service import Refusal, Service
+from policy.serving.slate_arguments import SlateArguments
+
+MAX_BODY_BYTES = 2 * 1024 * 1024
+MAX_CHOICES = 128
+GREEDY = 1e-5  # vLLM takes a lower temperature as greedy
+_LEFT_OPEN = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+@dataclass
+class Choice:
+    """What a choice has said so far. token_ids and log_probs are aligned."""
+
+    token_ids: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    logged: bool = False
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A checked request: what goes to vLLM, and what the client will not expect back."""
+
+    route: str
+    body: dict[str, Any]
+    chat: bool
+    stream: bool
+    wants_log_probs: bool
+    wants_token_ids: bool
+    slate_size: int
+    greedy: bool
+    user_id: str
+    surface: str
+    steer: str | None
+    policy: str
+
+
+def openai_routes(service: Service) -> APIRouter:
+    """Router with /v1/completions, /v1/chat/completions and /v1/models."""
+    router = APIRouter(tags=["openai"])
+
+    @router.get("/v1/models")
+    async def models() -> Response:
+        """The base policy and the adapters by name."""
+        answer = await service.ask("GET", "/v1/models")
+        return Response(answer.content, answer.status_code, media_type="application/json")
+
+    @router.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        """OpenAI completions: a slate for a prompt in the policy's own words."""
+        return await _answer(service, await _read(service, request, chat=False))
+
+    @router.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        """OpenAI chat: a slate for what the last user message asks for."""
+        return await _answer(service, await _read(service, request, chat=True))
+
+    return router
+
+
+async def _read(service: Service, request: Request, chat: bool) -> Asked:
+    raw = await request.body()
+    if len(raw) > MAX_BODY_BYTES:
+        raise Refusal(413, f"the request has {len(raw)} bytes, at most {MAX_BODY_BYTES} are read")
+    try:
+        body = json.loads(raw)
+    except ValueError as error:
+        raise Refusal(400, f"the request body is not JSON ({error})") from error
+    if not isinstance(body, dict):
+        raise Refusal(400, "the request body must be a JSON object")
+    if body.get("use_beam_search"):
+        raise Refusal(400, "use_beam_search is not supported: a slate is sampled; ask for n slates instead")
+    given = body.get("vllm_xargs") or {}
+    if not isinstance(given, dict):
+        raise Refusal(400, "vllm_xargs must be an object")
+    try:
+        arguments = SlateArguments.parse(given, service.deployment.slate_size)
+        arguments.eligible(service.deployment.index)
+    except InputError as error:
+        raise Refusal(400, f"vllm_xargs: {error}") from error
+    surface = request.headers.get("x-longplay-surface", "other")
+    if surface not in SURFACES:
+        raise Refusal(400, f"X-Longplay-Surface: unknown surface {surface!r}, choose from {', '.join(SURFACES)}")
+    prompts = body.get("prompt")
+    many = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
+    count = body.get("n") or 1
+    if not isinstance(count, int) or count < 1 or count * many > MAX_CHOICES:
+        raise Refusal(400, f"n: {count!r} times {many} prompts is not from 1 to {MAX_CHOICES} slates")
+
+    sent = {name: value for name, value in body.items() if name != "request_id"}  # ours must be unique
+    for name, value in _LEFT_OPEN.items():
+        if sent.get(name) is None:
+            sent[name] = value
+    if sent.get("model") is None:
+        sent["model"] = service.deployment.default
+    wants_log_probs = bool(body.get("logprobs")) if chat else body.get("logprobs") is not None
+    if not wants_log_probs:
+        sent["logprobs"] = True if chat else 0
+        if chat:
+            sent["top_logprobs"] = None
+    sent["return_token_ids"] = True
+    temperature = sent["temperature"]
+    model = sent["model"] if isinstance(sent["model"], str) else ""
+    return Asked(
+        route="/v1/chat/completions" if chat else "/v1/completions",
+        body=sent,
+        chat=chat,
+        stream=bool(body.get("stream")),
+        wants_log_probs=wants_log_probs,
+        wants_token_ids=bool(body.get("return_token_ids")),
+        slate_size=arguments.slate_size,
+        greedy=isinstance(temperature, int | float) and temperature < GREEDY,
+        user_id=str(body.get("user") or "anonymous"),
+        surface=surface,
+        steer=_last_words(body) if chat else None,
+        policy=service.deployment.versions.get(model, model),
+    )
+
+
+async def _answer(service: Service, asked: Asked) -> Response:
+    if asked.stream:
+        response, lines = await service.stream(asked.route, asked.body)
+        if response.status_code != 200:
+            content = await response.aread()
+            await response.aclose()
+            return Response(content, response.status_code, media_type="application/json")
+        return StreamingResponse(_stream(service, asked, response, lines), media_type="text/event-stream")
+    answer = await service.ask("POST", asked.route, asked.body)
+    if answer.status_code != 200:
+        return Response(answer.content, answer.status_code, media_type="application/json")
+    body = answer.json()
+    rows = []
+    for part in body["choices"]:
+        said = Choice()
+        _take(said, part, asked)
+        row = _decide(service, asked, said, body["id"], part)
+        if row is not None:
+            rows.append(row)
+        else:
+            service.metrics.unparsed.labels(asked.route).inc()
+        _strip(part, asked)
+    if rows:
+        await service.log_decisions(asked.route, rows)
+    _strip_prompt(body, asked)
+    return JSONResponse(body)
+
+
+async def _stream(
+    service: Service, asked: Asked, response: httpx.Response, lines: AsyncIterator[str]
+) -> AsyncIterator[str]:
+    choices: dict[int, Choice] = {}
+    try:
+        async for line in lines:
+            if not line.startswith("data: ") or line == "data: [DONE]":
+                if line:
+                    yield f"{line}\n\n"
+                continue
+            chunk = json.loads(line[len("data: ") :])
+            for part in chunk.get("choices", ()):
+                said = choices.setdefault(part["index"], Choice())
+                _take(said, part, asked)
+                row = None if said.logged else _decide(service, asked, said, chunk["id"], part)
+                if row is not None:
+                    said.logged = True
+                    await service.log_decisions(asked.route, [row])
+                _strip(part, asked)
+            _strip_prompt(chunk, asked)
+            yield f"data: {json.dumps(chunk, separators=(',', ':'))}\n\n"
+    except Refusal as error:
+        yield _stream_error(error.message)
+    except httpx.HTTPError:
+        yield _stream_error("the model server broke off")
+    finally:
+        await response.aclose()
+        unfinished = sum(not said.logged for said in choices.values())
+        if unfinished:
+            service.metrics.unparsed.labels(asked.route).inc(unfinished)
+
+
+def _take(said: Choice, part: Mapping[str, Any], asked: Asked) -> None:
+    """Add the tokens and log-probabilities that a choice (or a chunk of it) carries."""
+    tokens = part.get("token_ids") or []
+    logprobs = part.get("logprobs") or {}
+    if asked.chat:
+        values = [entry["logprob"] for entry in logprobs.get("content") or []]
+    else:
+        values = list(logprobs.get("token_logprobs") or [])
+    said.token_ids += tokens
+    said.log_probs += values[-len(tokens) :] if tokens else []  # with `echo` the prompt's come first
+
+
+def _decide(
+    service: Service, asked: Asked, said: Choice, response_id: str, part: dict[str, Any]
+) -> dict[str, object] | None:
+    """The decision row of a choice that has said a whole slate, which is also shown in the choice; else None."""
+    deployment = service.deployment
+    length = deployment.length(asked.slate_size)
+    slate = deployment.parse(said.token_ids, asked.slate_size)
+    if slate is None or len(said.log_probs) < length:
+        return None
+    # Greedy decoding always says the same slate; vLLM still reports the distribution it was the likeliest of.
+    propensity = 1.0 if asked.greedy else math.exp(math.fsum(said.log_probs[:length]))
+    row = service.decision(
+        slate,
+        propensity,
+        decision_id=f"{response_id}-{part['index']}",
+        user_id=asked.user_id,
+        surface=asked.surface,
+        policy=asked.policy,
+        steer=asked.steer,
+    )
+    part["longplay"] = {
+        "decision_id": row["decision_id"],
+        "move": slate.move,
+        "items": deployment.items(slate),
+        "propensity": propensity,
+        "policy": asked.policy,
+    }
+    return row
+
+
+def _strip(part: dict[str, Any], asked: Asked) -> None:
+    if not asked.wants_log_probs and "logprobs" in part:
+        part["logprobs"] = None
+    if not asked.wants_token_ids:
+        part.pop("token_ids", None)
+        part.pop("prompt_token_ids", None)
+
+
+def _strip_prompt(body: dict[str, Any], asked: Asked) -> None:
+    if not asked.wants_token_ids:
+        body.pop("prompt_token_ids", None)
+
+
+def _last_words(body: Mapping[str, Any]) -> str | None:
+    """What the listener said: the last user message that is plain text."""
+    messages = body.get("messages")
+    if not isinstance(messages, list):
+        return None
+    said = [
+        message["content"]
+        for message in messages
+        if isinstance(message, dict) and message.get("role") == "user" and isinstance(message.get("content"), str)
+    ]
+    return said[-1] if said else None
+
+
+def _stream_error(message: str) -> str:
+    return f"data: {json.dumps({'error': {'message': message, 'type': 'service_unavailable', 'code': 503}})}\n\n"
