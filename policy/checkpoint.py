@@ -96,7 +96,8 @@ def load_speaker(folder: Path, catalog: Catalog, adapter: Path | None = None, tr
     settings = PolicySettings(**json.loads((folder / SETTINGS).read_text()))
     if settings.catalog != catalog.version:
         raise InputError(
-            f"{folder} speaks catalog {settings.catalog}, this catalog is {catalog.version}: retrain it or pass its catalog"
+            f"{folder} speaks catalog {settings.catalog}, this catalog is {catalog.version}: "
+            "retrain it or pass its catalog"
         )
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

@@ -6,8 +6,10 @@ log-probabilities are those of the draw and no second model or pass is needed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -43,30 +45,30 @@ class TokenDPOTrainer(DPOTrainer):
 @dataclass(frozen=True)
 class DPOSettings:
     """until: prompts come from decisions before this time (us since 1970). rounds: draw-rank-train rounds.
-
-    prompts, samples, pairs: per run, the preset's by default; prompts and pairs are divided over the rounds.
+    The preset's
+       prompts and pairs are divided over them.
     """
 
     until: int
     rounds: int = 2
-    prompts: int | None = None
-    samples: int | None = None
-    pairs: int | None = None
     seed: int = 0
 
 
-def dpo_config(preset: Preset, output: Path, seed: int) -> DPOConfig:
+def dpo_config(preset: Preset, output: Path, seed: int, changed: Mapping[str, Any] = MappingProxyType({})) -> DPOConfig:
     """The preset's arguments for TRL's DPOTrainer. One epoch a round; beta is DPO's inverse temperature."""
     return DPOConfig(
-        **machine_arguments(preset, output, seed),
-        per_device_train_batch_size=max(4, preset.batch // 2),
-        learning_rate=preset.dpo_lr,
-        num_train_epochs=1,
-        lr_scheduler_type="cosine",
-        warmup_steps=5,
-        beta=0.1,
-        max_length=None,
-        precompute_ref_log_probs=True,
+        **{
+            **machine_arguments(preset, output, seed),
+            "per_device_train_batch_size": max(4, preset.batch // 2),
+            "learning_rate": preset.dpo_lr,
+            "num_train_epochs": 1,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": 5,
+            "beta": 0.1,
+            "max_length": None,
+            "precompute_ref_log_probs": True,
+            **changed,
+        }
     )
 
 
@@ -93,11 +95,11 @@ def train_dpo(
     spoken = replace(spoken, model=model)
     rng = np.random.default_rng(settings.seed)
     pairing = PairSettings(
-        samples=settings.samples or preset.dpo_samples,
-        pairs=-(-(settings.pairs or preset.dpo_pairs) // settings.rounds),
+        samples=preset.dpo_samples,
+        pairs=-(-preset.dpo_pairs // settings.rounds),
     )
     eligible = np.flatnonzero(decisions.time < settings.until)
-    wanted = -(-(settings.prompts or preset.dpo_prompts) // settings.rounds)
+    wanted = -(-preset.dpo_prompts // settings.rounds)
     for turn in range(settings.rounds):
         rows = np.sort(rng.choice(eligible, size=min(wanted, len(eligible)), replace=False))
         known = contexts(histories, decisions.take(rows), spoken.settings.history_length)

@@ -1,10 +1,10 @@
 """Training examples for supervised fine-tuning: what listeners engaged with, and what words mean.
 
 Three kinds, all in the one prompt format:
-- engaged slates: after a logged context, the next K different items the listener engaged with (finished, saved, liked);
-- words: a context in which the listener asks for an item's words (a tag, a title, a creator), and items that fit;
-- histories: whole listening histories in semantic IDs, packed, every token a target. They have no `<slate>`, so they train
-  the plain language model: a history of n items is n free lessons in what follows what.
+- engaged slates: after a logged context, the next K different items the listener finished, saved or liked;
+- words: a context in which the listener asks for a tag, a kind or a creator, and items that fit;
+- histories: whole listening histories in semantic IDs, packed, every token a target. They have no `<slate>`, so they
+  train the plain language model: a history of n items is n free lessons in what follows what.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def engaged_slates(
     rows, slates = next_engaged(histories, decisions.take(before), slate_size, until)
     if len(rows) == 0:
         raise InputError(
-            f"no listener engaged with {slate_size} different items after a decision: the log is too short to learn slates "
-            "of that size, lower slate_size"
+            f"no listener engaged with {slate_size} different items after a decision: the log is too short to learn "
+            "slates of that size, lower slate_size"
         )
     chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[:limit])
     known = contexts(histories, decisions.take(before[rows[chosen]]), length)
@@ -106,10 +106,10 @@ def engaged_slates(
 def word_slates(
     base: SlateExamples, catalog: Catalog, weight: NDArray[np.float64], limit: int, seed: int
 ) -> SlateExamples:
-    """Alignment examples: contexts of `base` in which the listener names a tag, a title or a creator, and K items that fit.
+    """Alignment examples: contexts of `base` in which the listener names a tag, kind or creator, and K items that fit.
 
-    `weight` (N,) says how often each item was engaged with; fitting items are drawn in proportion. Empty when the catalog
-    has no words.
+    `weight` (N,) says how often each item was engaged with; fitting items are drawn in proportion. Empty when the
+    catalog has no words.
     """
     asked = _askable(catalog)
     rng = np.random.default_rng(seed)

@@ -1,9 +1,9 @@
 """A causal language model whose distribution over completions is the policy: normalised over the legal slates.
 
 Prompts end with `<slate>`; what follows is a move token and the items' semantic IDs. Wherever a sequence contains
-`<slate>`, the logits after it are replaced by the same logits restricted to what the catalog's trie allows next, so that
-every trainer which reads `model(...).logits` (SFT, DPO, PPO, GRPO) and every sampler which calls `model.generate` sees
-one and the same distribution. Sequences without `<slate>` (packed histories) are left to the plain language model.
+`<slate>`, the logits after it are replaced by the same logits restricted to what the catalog's trie allows next, so
+that every trainer which reads `model(...).logits` (SFT, DPO, PPO, GRPO) and every sampler which calls `model.generate`
+sees one and the same distribution. Sequences without `<slate>` (packed histories) are left to the plain language model.
 
     model = constrain(AutoModelForCausalLM.from_pretrained("runs/demo/policy/sft"), grammar)
     model(input_ids=prompt_and_completion).logits     # (B, S, V); illegal tokens carry zero probability

@@ -9,9 +9,10 @@ under LoRA and twice its price for a baseline.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,10 +35,9 @@ from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 @dataclass(frozen=True)
 class PPOSettings:
-    """until: prompts come from decisions before this time (us since 1970). episodes: slates rolled out in all."""
+    """until: prompts come from decisions before this time (us since 1970)."""
 
     until: int
-    episodes: int | None = None
     seed: int = 0
 
 
@@ -78,32 +78,35 @@ class AnnouncingCollator:
         return {"input_ids": torch.tensor([[self.pad] * (width - len(prompt)) + prompt for prompt in prompts])}
 
 
-def ppo_config(preset: Preset, output: Path, seed: int, length: int, episodes: int | None = None) -> PPOConfig:
-    """The preset's arguments for TRL's PPOTrainer. length: tokens of a completion.
+def ppo_config(preset: Preset, output: Path, seed: int, changed: Mapping[str, Any] = MappingProxyType({})) -> PPOConfig:
+    """The preset's arguments for TRL's PPOTrainer. `train_ppo` sets the completion's length.
 
     One process takes `ppo_batch` rollouts a step and updates on four minibatches of them, twice. The only reward comes
     at the end of a slate, so nothing is discounted (gamma = lambda = 1).
     """
     return PPOConfig(
-        **{**machine_arguments(preset, output, seed), "logging_steps": 1},
-        per_device_train_batch_size=preset.ppo_batch,
-        gradient_accumulation_steps=1,
-        num_mini_batches=4,
-        num_ppo_epochs=2,
-        local_rollout_forward_batch_size=preset.ppo_batch,
-        total_episodes=episodes or preset.ppo_episodes,
-        response_length=length,
-        temperature=1.0,
-        learning_rate=preset.ppo_lr,
-        lr_scheduler_type="constant",
-        kl_coef=0.02,
-        kl_estimator="k3",
-        gamma=1.0,
-        lam=1.0,
-        cliprange=0.2,
-        vf_coef=0.1,
-        whiten_rewards=False,
-        num_sample_generations=0,
+        **{
+            **machine_arguments(preset, output, seed),
+            "logging_steps": 1,
+            "per_device_train_batch_size": preset.ppo_batch,
+            "gradient_accumulation_steps": 1,
+            "num_mini_batches": 4,
+            "num_ppo_epochs": 2,
+            "local_rollout_forward_batch_size": preset.ppo_batch,
+            "total_episodes": preset.ppo_episodes,
+            "temperature": 1.0,
+            "learning_rate": preset.ppo_lr,
+            "lr_scheduler_type": "constant",
+            "kl_coef": 0.02,
+            "kl_estimator": "k3",
+            "gamma": 1.0,
+            "lam": 1.0,
+            "cliprange": 0.2,
+            "vf_coef": 0.1,
+            "whiten_rewards": False,
+            "num_sample_generations": 0,
+            **changed,
+        }
     )
 
 
@@ -132,7 +135,8 @@ def train_ppo(
     model = spoken.model
     if not isinstance(model, PeftModel):
         raise TypeError("PPO trains an adapter")
-    config = config or ppo_config(preset, folder, settings.seed, spoken.grammar.length, settings.episodes)
+    config = config or ppo_config(preset, folder, settings.seed)
+    config.response_length = spoken.grammar.length
     rng = np.random.default_rng(settings.seed)
     eligible = np.flatnonzero(decisions.time < settings.until)
     needed = int(config.total_episodes or preset.ppo_episodes)

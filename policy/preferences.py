@@ -85,9 +85,10 @@ def choose_pairs(draws: Draws, settings: PairSettings, seed: int) -> tuple[Tenso
         return kept, kept, kept
     ranked = kept[margin[kept].argsort()]
     share = -(-settings.pairs // settings.buckets)
-    balanced = []
-    for bucket in ranked.tensor_split(settings.buckets):
-        balanced.append(bucket[torch.randperm(len(bucket), generator=generator)[:share]])
+    balanced = [
+        bucket[torch.randperm(len(bucket), generator=generator)[:share]]
+        for bucket in ranked.tensor_split(settings.buckets)
+    ]
     final = torch.cat(balanced)
     final = final[torch.randperm(len(final), generator=generator)[: settings.pairs]]
     return prompt[final], chosen[final], rejected[final]

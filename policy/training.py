@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ METRICS = "training.jsonl"
 
 
 def machine_arguments(preset: Preset, output: Path, seed: int) -> dict[str, Any]:
-    """Arguments of `transformers.TrainingArguments` that follow from the machine and the preset, not from the method."""
+    """Arguments of `transformers.TrainingArguments` that follow from machine and preset, not from the method."""
     accelerator = torch.cuda.is_available()
     return {
         "output_dir": str(output),
@@ -36,6 +37,16 @@ def machine_arguments(preset: Preset, output: Path, seed: int) -> dict[str, Any]
         "remove_unused_columns": False,
         "max_grad_norm": 1.0,
     }
+
+
+def overridden(given: TrainingArguments | None) -> dict[str, Any]:
+    """What a command line or YAML file changed of a trainer's arguments: the fields that are not at their defaults."""
+    if given is None:
+        return {}
+    plain = type(given)(output_dir=given.output_dir)
+    names = [field.name for field in fields(given) if field.init and field.name != "output_dir"]
+    changed = {name: getattr(given, name) for name in names if getattr(given, name) != getattr(plain, name)}
+    return json.loads(json.dumps(changed, default=str))  # type: ignore[no-any-return]
 
 
 def adapter(preset: Preset) -> LoraConfig:

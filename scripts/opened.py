@@ -1,0 +1,59 @@
+"""A run folder opened for learning: its log as arrays, its catalog, and the time up to which one may learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from data.catalog import Catalog
+from data.errors import InputError
+from data.histories import Decisions, Histories, load
+from data.store import LogStore
+from policy.presets import Preset
+from policy.presets import preset as preset_of
+from policy.slate_reward import SlateReward
+from rewards.model import RewardModel
+
+TRAIN_SHARE = 0.6
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What every later stage reads. cut: us since 1970; training sees what came before, evaluation what came after."""
+
+    folder: Path
+    store: LogStore
+    catalog: Catalog
+    histories: Histories
+    decisions: Decisions
+    cut: int
+
+    @property
+    def inputs(self) -> list[Path]:
+        """The artifacts that everything trained here depends on."""
+        return [self.folder / "logs", self.folder / "catalog"]
+
+    def slate_reward(self, name: str) -> SlateReward:
+        """The reward model `name` (midterm, click) with every decision's history read; raises InputError if missing."""
+        model = RewardModel.load(self.folder / "rewards" / name)
+        return SlateReward(model, model.objective(), model.encode(self.histories, self.decisions))
+
+
+@lru_cache(maxsize=1)
+def open_run(folder: Path, train_share: float = TRAIN_SHARE) -> Opened:
+    """Open a run whose log and catalog are made. Raises InputError when they are not."""
+    for stage, script in (("logs", "simulate.py or ingest.py"), ("catalog", "build_catalog.py")):
+        if not (folder / stage).is_dir():
+            raise InputError(f"{folder} has no {stage}/: run scripts/{script} first, or give another --run")
+    store = LogStore(folder / "logs")
+    catalog = Catalog.load(folder / "catalog")
+    histories, decisions = load(store, catalog.index_of)
+    start, end = store.start.timestamp(), store.end.timestamp()
+    return Opened(folder, store, catalog, histories, decisions, int((start + (end - start) * train_share) * 1e6))
+
+
+def resolve_preset(name: str, base_model: str | None, changes: Sequence[str] = ()) -> Preset:
+    """The preset by name, or by a Hugging Face model's; `changes` are field=value pairs."""
+    return preset_of(base_model or name, changes)

@@ -1,0 +1,67 @@
+"""Direct preference optimisation on slates ranked by a reward model: runs/<name>/policy/dpo (or dpo_click).
+
+    accelerate launch scripts/train_dpo.py --run runs/demo --reward midterm
+    accelerate launch scripts/train_dpo.py --run runs/demo --reward click --name dpo_click
+
+Slates are drawn from the policy, scored with the reward's lower bound for the very listener, and paired by margin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from trl import DPOConfig, TrlParser
+
+from data.artifacts import build
+from data.errors import exit_on_input_error
+from policy.dpo import DPOSettings, dpo_config, train_dpo
+from policy.training import overridden
+from scripts.opened import open_run, resolve_preset
+
+
+@dataclass
+class DPOArguments:
+    """Which run, which model, which reward."""
+
+    run: str = field(default="runs/demo", metadata={"help": "run folder with policy/sft and rewards/"})
+    preset: str = field(default="nano", metadata={"help": "the preset that policy/sft was trained with"})
+    base_model: str | None = field(default=None, metadata={"help": "a Hugging Face causal LM instead of a preset"})
+    set: list[str] = field(default_factory=list, metadata={"help": "preset fields to change, e.g. dpo_pairs=500"})
+    reward: str = field(default="midterm", metadata={"help": "reward model: midterm or click"})
+    name: str = field(default="dpo", metadata={"help": "name of the adapter under policy/"})
+    rounds: int = field(default=2, metadata={"help": "draw-rank-train rounds"})
+    model_seed: int = field(default=0, metadata={"help": "seed of sampling and order"})
+
+
+def stage(args: DPOArguments, given: DPOConfig | None = None) -> bool:
+    """Train the adapter; True when it was trained, False when an unchanged one was there."""
+    run = open_run(Path(args.run))
+    preset = resolve_preset(args.preset, args.base_model, args.set)
+    settings = DPOSettings(until=run.cut, rounds=args.rounds, seed=args.model_seed)
+    base = run.folder / "policy" / "sft"
+    changed = overridden(given)
+
+    def make(temporary: Path) -> None:
+        config = dpo_config(preset, temporary, args.model_seed, changed)
+        reward = run.slate_reward(args.reward)
+        train_dpo(
+            base, run.histories, run.decisions, run.catalog, reward, preset, settings, temporary, config, args.name
+        )
+
+    return build(
+        run.folder / "policy" / args.name,
+        config={"preset": preset.training("dpo"), "settings": asdict(settings), "reward": args.reward, "trl": changed},
+        inputs=[*run.inputs, base, run.folder / "rewards" / args.reward],
+        seed=args.model_seed,
+        make=make,
+    )
+
+
+def main() -> None:
+    args, given = TrlParser((DPOArguments, DPOConfig)).parse_args_and_config()
+    stage(args, given)
+
+
+if __name__ == "__main__":
+    exit_on_input_error(main)

@@ -1,0 +1,80 @@
+"""Proximal policy optimisation against a reward model: runs/<name>/policy/ppo (or ppo_click).
+
+    accelerate launch scripts/train_ppo.py --run runs/demo --reward midterm --start dpo
+    accelerate launch scripts/train_ppo.py --run runs/demo --reward click --start dpo_click --name ppo_click
+
+Starts from a DPO adapter (or afresh with --start none); the reference is policy/sft with the adapter disabled.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from trl import TrlParser
+
+from data.artifacts import build
+from data.errors import exit_on_input_error
+from policy.ppo import PPOConfig, PPOSettings, ppo_config, train_ppo
+from policy.training import overridden
+from scripts.opened import open_run, resolve_preset
+
+
+@dataclass
+class PPOArguments:
+    """Which run, which model, which reward, from where."""
+
+    run: str = field(default="runs/demo", metadata={"help": "run folder with policy/sft and rewards/"})
+    preset: str = field(default="nano", metadata={"help": "the preset that policy/sft was trained with"})
+    base_model: str | None = field(default=None, metadata={"help": "a Hugging Face causal LM instead of a preset"})
+    set: list[str] = field(default_factory=list, metadata={"help": "preset fields to change, e.g. ppo_episodes=512"})
+    reward: str = field(default="midterm", metadata={"help": "reward model: midterm or click"})
+    start: str = field(default="dpo", metadata={"help": "adapter to start from, or none"})
+    name: str = field(default="ppo", metadata={"help": "name of the adapter under policy/"})
+    model_seed: int = field(default=0, metadata={"help": "seed of sampling and order"})
+
+
+def stage(args: PPOArguments, given: PPOConfig | None = None) -> bool:
+    """Train the adapter; True when it was trained, False when an unchanged one was there."""
+    run = open_run(Path(args.run))
+    preset = resolve_preset(args.preset, args.base_model, args.set)
+    settings = PPOSettings(until=run.cut, seed=args.model_seed)
+    base = run.folder / "policy" / "sft"
+    start = None if args.start == "none" else run.folder / "policy" / args.start
+    changed = overridden(given)
+
+    def make(temporary: Path) -> None:
+        reward = run.slate_reward(args.reward)
+        config = ppo_config(preset, temporary, args.model_seed, changed)
+        train_ppo(
+            base,
+            start,
+            run.histories,
+            run.decisions,
+            run.catalog,
+            reward,
+            preset,
+            settings,
+            temporary,
+            config,
+            args.name,
+        )
+
+    return build(
+        run.folder / "policy" / args.name,
+        config={"preset": preset.training("ppo"), "settings": asdict(settings), "reward": args.reward, "trl": changed},
+        inputs=[*run.inputs, base, *([start] if start else []), run.folder / "rewards" / args.reward],
+        seed=args.model_seed,
+        make=make,
+    )
+
+
+def main() -> None:
+    args, given = TrlParser((PPOArguments, PPOConfig)).parse_args_and_config()
+    stage(args, given)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    exit_on_input_error(main)

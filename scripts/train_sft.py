@@ -1,0 +1,59 @@
+"""Supervised fine-tuning of the recommendation policy: runs/<name>/policy/sft.
+
+A base model learns the catalog's language and then slates that listeners engaged with. Any argument of TRL's SFTConfig
+can be given; what is not given comes from the preset.
+
+    accelerate launch scripts/train_sft.py --run runs/demo --preset nano
+    accelerate launch scripts/train_sft.py --config scripts/configs/train_sft.yaml
+    accelerate launch scripts/train_sft.py --run runs/demo --base_model Qwen/Qwen3-0.6B --bf16
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from trl import SFTConfig, TrlParser
+
+from data.artifacts import build
+from data.errors import exit_on_input_error
+from policy.sft import SFTSettings, sft_config, train_sft
+from policy.training import overridden
+from scripts.opened import open_run, resolve_preset
+
+
+@dataclass
+class PolicyArguments:
+    """Which run, which model."""
+
+    run: str = field(default="runs/demo", metadata={"help": "run folder with logs/ and catalog/"})
+    preset: str = field(default="nano", metadata={"help": "nano (from scratch) or smollm2 (pretrained, LoRA)"})
+    base_model: str | None = field(default=None, metadata={"help": "a Hugging Face causal LM instead of a preset"})
+    set: list[str] = field(default_factory=list, metadata={"help": "preset fields to change, e.g. sft_slates=500"})
+    slate_size: int = field(default=5, metadata={"help": "items of a slate"})
+    model_seed: int = field(default=0, metadata={"help": "seed of initialisation, sampling and order"})
+
+
+def stage(args: PolicyArguments, given: SFTConfig | None = None) -> bool:
+    """Train the SFT policy; True when it was trained, False when an unchanged one was there."""
+    run = open_run(Path(args.run))
+    preset = resolve_preset(args.preset, args.base_model, args.set)
+    settings = SFTSettings(slate_size=args.slate_size, until=run.cut, seed=args.model_seed)
+    folder = run.folder / "policy" / "sft"
+    changed = overridden(given)
+
+    def make(temporary: Path) -> None:
+        config = sft_config(preset, temporary, args.model_seed, changed)
+        train_sft(run.histories, run.decisions, run.catalog, preset, settings, temporary, config)
+
+    config = {"preset": preset.training("sft"), "settings": asdict(settings), "trl": changed}
+    return build(folder, config=config, inputs=run.inputs, seed=args.model_seed, make=make)
+
+
+def main() -> None:
+    args, given = TrlParser((PolicyArguments, SFTConfig)).parse_args_and_config()
+    stage(args, given)
+
+
+if __name__ == "__main__":
+    exit_on_input_error(main)
