@@ -71,8 +71,10 @@ def _weights(scores: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _log_probability(weight: NDArray[np.float64], slates: NDArray[np.int32]) -> NDArray[np.float64]:
     chosen = np.take_along_axis(weight, slates, axis=1)
-    gone = np.cumsum(chosen, axis=1) - chosen  # weight of the items placed before
-    left = weight.sum(axis=1, keepdims=True) - gone
+    rest = weight.copy()
+    np.put_along_axis(rest, slates, 0.0, axis=1)
+    # What was left to choose from at each position, summed from the end: subtracting from the start would cancel.
+    left = rest.sum(axis=1, keepdims=True) + np.cumsum(chosen[:, ::-1], axis=1)[:, ::-1]
     result: NDArray[np.float64] = (np.log(chosen) - np.log(left)).sum(axis=1)
     return result
 

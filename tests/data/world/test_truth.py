@@ -1,0 +1,112 @@
+"""Two policies in one world differ only by what they choose, and by how much is known."""
+
+import numpy as np
+import pytest
+
+from data.errors import InputError
+from data.world import METRICS, PRESETS, World, burned_in, paired
+from data.world.truth import metrics
+
+POLICIES = ("logging", "random", "popularity", "greedy_click", "oracle")
+
+
+@pytest.fixture(scope="module")
+def truths(clickbait: World) -> dict[str, dict[str, np.ndarray]]:
+    return {name: clickbait.truth(clickbait.built_in(name)) for name in POLICIES}
+
+
+def test_metrics_by_hand() -> None:
+    visits = np.zeros((3, 28), bool)
+    visits[0, [0, 1, 2, 9, 27]] = True  # the visit on day 9 sees nobody for 18 days
+    visits[1, :] = True
+    result = metrics(visits, np.array([10.0, 28.0, 0.0]), np.array([5.0, 28.0, 0.0]), np.zeros(3))
+    assert set(result) == set(METRICS)
+    np.testing.assert_allclose(result["active_days_28"], [5, 28, 0])
+    np.testing.assert_allclose(result["returned_7d"], [3 / 4, 1, 0])  # days 0, 1, 2 -> again; 9 -> not
+    np.testing.assert_allclose(result["habit_28"], [1, 4, 0])
+    np.testing.assert_allclose(result["plays_per_session"], [2, 1, np.nan])
+    np.testing.assert_allclose(result["minutes"], [5, 28, 0])
+
+
+def test_metrics_of_a_longer_horizon_are_per_28_days() -> None:
+    visits = np.ones((1, 56), bool)
+    result = metrics(visits, np.array([56.0]), np.array([100.0]), np.zeros(1))
+    assert result["active_days_28"][0] == 28
+    assert result["habit_28"][0] == 4
+    assert result["minutes"][0] == 50
+
+
+def test_truth_repeats_and_leaves_the_world(clickbait: World, truths: dict[str, dict[str, np.ndarray]]) -> None:
+    day = clickbait.day
+    again = clickbait.truth(clickbait.built_in("logging"))
+    assert clickbait.day == day
+    for metric in METRICS:
+        np.testing.assert_array_equal(again[metric], truths["logging"][metric])
+
+
+def test_short_horizons_are_refused(clickbait: World) -> None:
+    with pytest.raises(InputError, match="28"):
+        clickbait.truth(clickbait.built_in("random"), horizon_days=7)
+
+
+def test_clickbait_what_is_tapped_is_not_what_brings_back(truths: dict[str, dict[str, np.ndarray]]) -> None:
+    days = {name: truth["active_days_28"] for name, truth in truths.items()}
+    plays = {name: np.nanmean(truth["plays_per_session"]) for name, truth in truths.items()}
+    assert 9.0 < days["logging"].mean() < 11.0
+    assert days["greedy_click"].mean() < 9.0
+    assert 16.0 < days["oracle"].mean() < 19.0
+    assert paired(days["greedy_click"], days["logging"]).hi < -1.0
+    assert paired(days["oracle"], days["logging"]).lo > 6.0
+    assert plays["greedy_click"] == max(plays.values())
+    for metric in ("returned_7d", "habit_28", "satisfaction"):
+        gain = paired(truths["oracle"][metric], truths["logging"][metric])
+        loss = paired(truths["greedy_click"][metric], truths["logging"][metric])
+        assert loss.hi < 0 < gain.lo
+
+
+def test_pairing_narrows_the_answer(truths: dict[str, dict[str, np.ndarray]]) -> None:
+    days = {name: truth["active_days_28"] for name, truth in truths.items()}
+    near = paired(days["random"], days["logging"])
+    far = paired(days["oracle"], days["logging"])
+    assert near.variance_reduction > 8  # as many listeners would be needed without common random numbers
+    assert far.variance_reduction > 3
+
+
+def test_one_listeners_slate_is_nobody_elses_business(clickbait: World) -> None:
+    def run(swap: bool) -> World:
+        world = clickbait.branch()
+        rng = np.random.default_rng(0)
+        for day in range(12):
+            _, known = world.observe()
+            slates, log_propensity = world.built_in("popularity").choose(known, rng)
+            if swap and day == 0:
+                slates[0] = world.built_in("oracle").choose(known, rng)[0][0]
+            world.act(slates, log_propensity, "test@1")
+        return world
+
+    plain, swapped = run(swap=False), run(swap=True)
+    one = plain.days[0].listeners[0]
+    others = np.arange(len(plain.listeners)) != one
+    np.testing.assert_array_equal(plain.state.item[others], swapped.state.item[others])
+    np.testing.assert_array_equal(plain.state.last_time[others], swapped.state.last_time[others])
+    assert plain.state.satisfaction[one] != swapped.state.satisfaction[one]
+
+
+def test_null_return_is_deaf_to_policy() -> None:
+    world = burned_in(PRESETS["null"].with_listeners(400), seed=1, days=14)
+    truths = {name: world.truth(world.built_in(name)) for name in POLICIES}
+    assert 8 < truths["logging"]["active_days_28"].mean() < 12
+    for name in POLICIES[1:]:
+        for metric in ("active_days_28", "returned_7d", "habit_28"):
+            difference = paired(truths[name][metric], truths["logging"][metric])
+            assert difference.lo <= 0 <= difference.hi
+    taps = paired(truths["greedy_click"]["plays_per_session"], truths["logging"]["plays_per_session"])
+    assert taps.lo > 0.5  # what is tapped still depends on what is shown
+
+
+def test_calm_the_tap_is_honest() -> None:
+    world = burned_in(PRESETS["calm"].with_listeners(600), seed=0, days=28)
+    days = {name: world.truth(world.built_in(name))["active_days_28"] for name in ("logging", "greedy_click", "oracle")}
+    assert 8.5 < days["logging"].mean() < 12
+    assert paired(days["greedy_click"], days["logging"]).lo > 0
+    assert paired(days["oracle"], days["greedy_click"]).lo > 0
