@@ -6,7 +6,6 @@ plays the whole catalog, and creators feel the difference; so the report prints 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,11 +77,10 @@ def of_slates(slates: NDArray[np.int32], items: int, log_probability: NDArray[np
 class Watched:
     """A policy that counts what it shows; otherwise exactly the policy it wraps."""
 
-    def __init__(self, policy: SlatePolicy, items: int, on_choice: Callable[[], None] | None = None) -> None:
-        """Counts over a catalog of `items` items; `on_choice` is called after each batch (for a progress bar)."""
+    def __init__(self, policy: SlatePolicy, items: int) -> None:
+        """Counts over a catalog of `items` items."""
         self.name = policy.name
         self._policy = policy
-        self._on_choice = on_choice
         self._shown = np.zeros(items, dtype=np.int64)
         self._slates = 0
         self._surprise = 0.0
@@ -93,8 +91,6 @@ class Watched:
         self._shown += np.bincount(slates[slates >= 0], minlength=self._shown.size)
         self._slates += slates.shape[0]
         self._surprise -= float(log_probability.sum())
-        if self._on_choice is not None:
-            self._on_choice()
         return slates, log_probability
 
     def exposure(self) -> Exposure:

@@ -18,7 +18,8 @@ import numpy as np
 from rich.progress import Progress
 
 from data.errors import InputError
-from data.world import SlatePolicy, World, truth
+from data.world.policies import SlatePolicy
+from data.world.world import World
 from eval.exposure import Exposure, Watched
 from eval.intervals import Floats, Interval, finite, from_influence, mean_interval, seeds_interval
 
@@ -71,8 +72,8 @@ def play(
     for name, policy in policies.items():
         if progress is not None and task is not None:
             progress.update(task, description=f"playing {name}")
-        watched = Watched(policy, world.items_frame().height, advance)
-        lived = truth(world, watched, settings.horizon_days, seed)
+        watched = Watched(policy, world.items_frame().height)
+        lived = world.truth(watched, settings.horizon_days, seed, on_day=advance)
         metrics[name] = {metric: np.asarray(values, dtype=np.float64) for metric, values in lived.items()}
         exposure[name] = watched.exposure()
     return Rollout(metrics, seed, settings, exposure)

@@ -1,0 +1,232 @@
+"""The answer first: what would change, how sure that is, what it costs, and why one should believe it.
+
+Only numbers of the report are used, and a difference whose interval holds zero is never called a gain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from eval.report.metrics import interval, is_candidate, metric, number, percent, policy_style, written
+
+HEADLINE = "active_days_28"
+TAP = "plays_per_session"
+PEOPLE = 1000
+
+Report = Mapping[str, Any]
+Answer = dict[str, object]
+
+
+def answer(report: Report, candidate: str | None = None) -> Answer:
+    """{"headline", "verdict" (gain | loss | unclear | unknown), "policy", "points": [{"what", "says"}]}.
+
+    From the world where there is one, otherwise from off-policy values, otherwise from what the log can show.
+    """
+    paired = report.get("world", {}).get("paired_vs_sft")
+    if paired:
+        name = chosen({policy: found.get(HEADLINE, {}).get("lo") for policy, found in paired.items()}, candidate)
+        if name is not None and HEADLINE in paired[name]:
+            return of_world(report, name)
+    supported = {}
+    for policy, estimates in report.get("ope", {}).items():
+        found = first_supported(estimates)
+        if found is not None:
+            supported[policy] = found
+    name = chosen({policy: found["diff_lo"] for policy, found in supported.items()}, candidate)
+    if name is not None:
+        return of_off_policy(report, name, supported[name])
+    return of_log(report)
+
+
+def chosen(lower: Mapping[str, float | None], candidate: str | None) -> str | None:
+    """The named candidate, or the one whose lower bound is best."""
+    if candidate is not None and candidate in lower:
+        return candidate
+    known = {name: bound for name, bound in lower.items() if is_candidate(name) and bound is not None}
+    return max(known, key=known.__getitem__) if known else None
+
+
+def verdict_of(lo: float, hi: float) -> str:
+    """What an interval allows one to say."""
+    return "gain" if lo > 0 else "loss" if hi < 0 else "unclear"
+
+
+def of_world(report: Report, name: str) -> Answer:
+    """The answer where the truth is known."""
+    world = report["world"]
+    label = policy_style(name).label
+    gap = world["paired_vs_sft"][name][HEADLINE]
+    sft = world["policies"]["sft"][HEADLINE]["mean"]
+    verdict = verdict_of(gap["lo"], gap["hi"])
+    size = f"{number(abs(gap['diff']) * PEOPLE, 2)} {'more' if gap['diff'] > 0 else 'fewer'} active days"
+    headline = {
+        "gain": f"{label} would bring people back: per {PEOPLE:,} listeners, {size} in the next four weeks "
+        "than the same model before tuning (SFT).",
+        "loss": f"{label} would cost return: per {PEOPLE:,} listeners, {size} in the next four weeks "
+        "than the same model before tuning (SFT). Do not ship it.",
+        "unclear": f"No policy here is shown to bring people back: {label}, the most promising, differs from SFT by "
+        f"{written(HEADLINE, gap['diff'], True)} active days a listener, which is within chance.",
+    }[verdict]
+    share = f", {signed_percent(gap['diff'] / sft)}" if sft else ""
+    points = [
+        point(
+            "How sure",
+            f"{written(HEADLINE, gap['diff'], True)} active days of 28 per listener{share} over SFT; 95% interval "
+            f"{interval(HEADLINE, gap['lo'], gap['hi'], True)}" + seeds_words(gap) + ".",
+        )
+    ]
+    returned = world["paired_vs_sft"][name].get("returned_7d")
+    if returned:
+        points.append(
+            point(
+                "People",
+                f"visits followed by another within 7 days: {written('returned_7d', returned['diff'], True)} "
+                f"({interval('returned_7d', returned['lo'], returned['hi'], True)}).",
+            )
+        )
+    points.append(point("What it costs in clicks", cost_in_clicks(world, name)))
+    if name in world.get("gap_closed", {}):
+        closed = world["gap_closed"][name]
+        points.append(
+            point(
+                "How much more there is",
+                f"{label} goes {percent(closed['share'], 0)} of the way from today's policy to an oracle that sees "
+                f"what listeners feel ({percent(closed['lo'], 0)} to {percent(closed['hi'], 0)}).",
+            )
+        )
+    listeners, days = world["listeners"], world["horizon_days"]
+    seeds = len(world["seeds"])
+    points.append(
+        point(
+            "Why believe it",
+            f"the same {number(listeners)} simulated listeners lived the same {days} days under every policy, with the "
+            f"same luck{f', in {seeds} worlds' if seeds > 1 else ''}; nothing was estimated from a model. It is a "
+            "simulation: it shows that the method finds what it is told to look for, not what your listeners will do.",
+        )
+    )
+    return {"headline": headline, "verdict": verdict, "policy": name, "points": points}
+
+
+def cost_in_clicks(world: Report, name: str) -> str:
+    """What happens to the tap, beside the click-tuned twin where it was played."""
+    paired = world["paired_vs_sft"]
+    tap = paired[name].get(TAP)
+    if tap is None:
+        return "the tap was not measured."
+    direction = {"gain": "more", "loss": "fewer"}.get(verdict_of(tap["lo"], tap["hi"]))
+    words = (
+        f"{number(abs(tap['diff']))} {direction} plays a session than SFT"
+        if direction
+        else "no difference in plays a session that could be told from chance"
+    )
+    words += f" ({interval(TAP, tap['lo'], tap['hi'], True)})"
+    twin = paired.get(f"{name}_click") or paired.get("dpo_click")
+    if twin and TAP in twin and HEADLINE in twin:
+        words += (
+            f". The twin tuned for clicks has {written(TAP, twin[TAP]['diff'], True)} plays a session and "
+            f"{written(HEADLINE, twin[HEADLINE]['diff'], True)} active days"
+        )
+    return words + "."
+
+
+def seeds_words(gap: Report) -> str:
+    """The interval over retrained seeds, where there is one."""
+    if "seeds_lo" not in gap:
+        return ""
+    lo, hi = gap["seeds_lo"], gap["seeds_hi"]
+    return f" over listeners, {interval(HEADLINE, lo, hi, True)} over {len(gap['by_seed'])} trainings from scratch"
+
+
+def of_off_policy(report: Report, name: str, found: Report) -> Answer:
+    """The answer where the log supports an off-policy value."""
+    label, reward = policy_style(name).label, report["ope_about"]["reward"]
+    verdict = verdict_of(found["diff_lo"], found["diff_hi"])
+    headline = {
+        "gain": f"{label} would raise {reward}: {number(found['value'])} where today's policy has "
+        f"{number(found['value'] - found['diff'])}.",
+        "loss": f"{label} would lower {reward}: {number(found['value'])} where today's policy has "
+        f"{number(found['value'] - found['diff'])}. Do not ship it.",
+        "unclear": f"This log does not show that {label} would change {reward}.",
+    }[verdict]
+    low, high = number(found["diff_lo"]), number(found["diff_hi"])
+    points = [
+        point("How sure", f"{number(found['diff'])} against the logging policy, 95% interval {low} to {high}."),
+        point(
+            "Why believe it",
+            f"{found['estimator']} on logged slates with known probabilities, {number(round(found['ess']))} effective "
+            "rounds, intervals clustered by listener. Run an experiment before you trust it with everybody.",
+        ),
+    ]
+    return {"headline": headline, "verdict": verdict, "policy": name, "points": points}
+
+
+def of_log(report: Report) -> Answer:
+    """The answer where nothing can be said about another policy: what the log does show."""
+    points = []
+    heads = report.get("rewards", {}).get("heads", {})
+    for label, head in heads.items():
+        name, score = score_of(head)
+        if score is None or head["baseline"] is None or metric(label).short_term:
+            continue
+        better = score - head["baseline"]
+        words = "better than" if better > 0.005 else "worse than" if better < -0.005 else "no better than"
+        points.append(
+            point(
+                f"Can we foresee it: {metric(label).label.lower()}",
+                f"{name} {number(score)} on later days, {words} {head['baseline_name']} ({number(head['baseline'])}).",
+            )
+        )
+    ranking = report.get("ranking", {})
+    floor = ranking.get("transition_count")
+    tuned = [name for name in ranking if name not in ("transition_count", "popularity")]
+    if floor and tuned:
+        best = max(tuned, key=lambda name: ranking[name].get("hr@10") or 0.0)
+        ours, theirs = ranking[best].get("hr@10"), floor.get("hr@10")
+        words = "above" if ours > theirs else "below"
+        points.append(
+            point(
+                "Does it know what comes next",
+                f"{policy_style(best).label} finds the next item among its ten in {percent(ours)} of cases, {words} "
+                f"the transition count's {percent(theirs)}.",
+            )
+        )
+    reasons = [missing["consequence"] for missing in report.get("missing", [])]
+    if reasons:
+        points.append(point("Why not more", " ".join(reasons)))
+    headline = (
+        "This log cannot say what another policy would change. It can say how well return is foreseen, and what each "
+        "policy would play: serve one of them to a part of the listeners with logged probabilities, and the next "
+        "report can answer."
+    )
+    return {"headline": headline, "verdict": "unknown", "policy": None, "points": points}
+
+
+def first_supported(estimates: Report) -> Report | None:
+    """The estimate to quote: doubly robust where there is a model, else self-normalised, else plain."""
+    for name in ("sndr", "dr", "snips", "clipped", "ips"):
+        found = estimates.get(name)
+        if found and found["value"] is not None and found["diff_lo"] is not None:
+            return {**found, "estimator": name.upper()}
+    return None
+
+
+def score_of(head: Report) -> tuple[str, float | None]:
+    """The head's score and what it is called."""
+    for name, words in (("auc", "AUC"), ("c_index", "C-index")):
+        if name in head:
+            return words, head[name]
+    known = ("baseline", "baseline_name", "baselines", "ece", "rows", "reliability")
+    other = next((name for name in head if name not in known), None)
+    return (other.replace("_", " "), head[other]) if other else ("score", None)
+
+
+def point(what: str, says: str) -> dict[str, str]:
+    """One line under the headline."""
+    return {"what": what, "says": says[:1].upper() + says[1:]}
+
+
+def signed_percent(share: float) -> str:
+    """+5.2% or −5.2%."""
+    text = percent(share)
+    return text if share < 0 else f"+{text}"

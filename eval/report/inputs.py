@@ -1,0 +1,137 @@
+"""What a report is made of. A caller fills these; every section may be left out, and then is not on the page.
+
+Numbers come in as the results of the room's own functions (rollouts, off-policy values, ranking results), so that a
+report cannot print what nobody computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from eval.estimators import OffPolicyValue
+from eval.ranking import RankingResult
+from eval.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class WorldSection:
+    """Truth from a simulated world: one rollout per seed."""
+
+    rollouts: Sequence[Rollout]
+    world: str = ""
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """A calibration curve: per bin the mean prediction, the mean outcome and how many rows; counts in days etc. too."""
+
+    predicted: Sequence[float]
+    observed: Sequence[float]
+    rows: Sequence[int]
+
+
+@dataclass(frozen=True)
+class HeadQuality:
+    """One outcome head on the later slice.
+
+    score_name: "auc" (probabilities) or "c_index" (times and counts); higher is better. baselines: the same score of
+    what people would otherwise use. ece: expected calibration error, in the outcome's unit.
+    """
+
+    score_name: str
+    score: float
+    baselines: Mapping[str, float]
+    ece: float | None = None
+    reliability: Reliability | None = None
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class RewardSection:
+    """Heads by label. `advantage`: named numbers on how well the advantage is known, in a world against truth."""
+
+    heads: Mapping[str, HeadQuality]
+    advantage: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OffPolicySection:
+    """Off-policy values by policy; `reward` says in words which outcome is being valued."""
+
+    reward: str
+    values: Mapping[str, OffPolicyValue]
+
+
+@dataclass(frozen=True)
+class RankingSection:
+    """Next-item ranking by policy name, floors included; `about` says what was asked of whom."""
+
+    results: Mapping[str, RankingResult]
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class ExposureSection:
+    """What policies show: policy -> the numbers of `Exposure.summary`."""
+
+    policies: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class ShownItem:
+    """An item as a person would see it. `reaction` is set in histories."""
+
+    title: str
+    creator: str | None = None
+    kind: str | None = None
+    tags: Sequence[str] = ()
+    reaction: str | None = None
+
+
+@dataclass(frozen=True)
+class ListenerSlates:
+    """One listener at one moment: what they did last, what they said, and each policy's slate for them."""
+
+    listener: str
+    moment: str
+    history: Sequence[ShownItem]
+    slates: Mapping[str, Sequence[ShownItem]]
+    says: str | None = None
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What this log does not have, and what the report therefore does instead or refuses."""
+
+    what: str
+    consequence: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Another run's report.json, to be read beside this one."""
+
+    label: str
+    report: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """Everything on the page. `run` names the run, `source` the log or world, `preset` the model."""
+
+    run: str
+    source: str
+    preset: str
+    world: WorldSection | None = None
+    rewards: RewardSection | None = None
+    off_policy: OffPolicySection | None = None
+    ranking: RankingSection | None = None
+    exposure: ExposureSection | None = None
+    slates: Sequence[ListenerSlates] = ()
+    missing: Sequence[Missing] = ()
+    notes: Sequence[str] = ()
+    comparison: Comparison | None = None
+    timing: Mapping[str, float] = field(default_factory=dict)  # stage -> seconds
+    manifest: Mapping[str, object] = field(default_factory=dict)
+    candidate: str | None = None  # the policy the answer is about; None = the mid-term policy with the best lower bound
