@@ -17,6 +17,8 @@ def with_time_zone(frame: pl.DataFrame, users: pl.DataFrame | None) -> pl.DataFr
 def local_clock(frame: pl.DataFrame, column: str = "time") -> pl.Series:
     """The wall clock of `column` (UTC instants) in each row's `time_zone`, as naive datetimes."""
     zones = frame["time_zone"].unique().sort().to_list()
+    if not zones:
+        return pl.Series("local", [], dtype=pl.Datetime("us"))
     wall = pl.lit(None, dtype=pl.Datetime("us"))
     for zone in zones:
         here = pl.col(column).dt.convert_time_zone(zone).dt.replace_time_zone(None)
@@ -39,9 +41,11 @@ def day_start(frame: pl.DataFrame, day: pl.Expr) -> pl.Series:
 
     Where clocks jump over midnight the day begins at the first moment that exists.
     """
+    zones = frame["time_zone"].unique().sort().to_list()
+    if not zones:
+        return pl.Series("instant", [], dtype=pl.Datetime("us", "UTC"))
     midnight = day.cast(pl.Date).cast(pl.Datetime("us"))
     instant = pl.lit(None, dtype=pl.Datetime("us", "UTC"))
-    zones = frame["time_zone"].unique().sort().to_list()
     for zone in zones:
         exact = midnight.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
         # A gap is at most an hour wide wherever it has begun at midnight.

@@ -240,4 +240,5 @@ def read_outcomes(folder: Path) -> Outcomes:
 def _closes_0(gap_minutes: float) -> pl.Expr:
     """A gap after the own session's last event; without an own session, with the one-day window (messages)."""
     gap = pl.duration(microseconds=round(gap_minutes * 60e6))
-    return pl.coalesce(pl.max_horizontal("over", pl.col("time") + gap), "closes_1")
+    own = pl.when(pl.col("over").is_not_null()).then(pl.max_horizontal("over", pl.col("time") + gap))
+    return pl.coalesce(own, "closes_1")
