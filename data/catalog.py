@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +85,7 @@ class Catalog:
             items = pl.read_parquet(folder / "items.parquet")
             with np.load(folder / "catalog.npz", allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
-        except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile, pl.exceptions.PolarsError) as error:
             raise InputError(f"{folder} holds no readable catalog ({error}): build it again") from error
         sizes = tuple(int(size) for size in arrays["level_sizes"])
         return cls(
