@@ -18,7 +18,7 @@ of these columns rules a label, and `as_of` shows the table as it stood at an ea
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -33,7 +33,7 @@ from data.labels_response import RESPONSES, minutes, responses
 from data.labels_return import active_days, regularity, returns
 from data.labels_sticky import sticky_days
 from data.local_time import local_clock, local_day, with_time_zone
-from data.schema import TIME
+from data.schema import TIME, as_polars
 from data.sessions import GAP_MINUTES, link_sessions, session_decisions, sessionize
 from data.store import LogStore, read_parquet
 from data.visits import WINDOWS, visits
@@ -74,6 +74,15 @@ LABEL_WINDOWS: Mapping[str, int] = MappingProxyType(
 )
 """Label -> days of its window; 0: the decision's own session. return_days is known, censored, at any time."""
 
+_FAMILIES: tuple[tuple[str, ...], ...] = (
+    ("active_days_7", "active_days_28", "habit_28"),
+    ("regularity_28",),
+    ("sticky_days_28", "sticky_days_60"),
+    ("reachable_28", "unreachable_reason"),
+    ("converted_28",),
+    tuple(RESPONSES),
+    ("minutes_1d",),
+)
 _NEEDS = RESPONSES | {"converted_28": "convert"}
 
 
@@ -122,18 +131,19 @@ def outcomes(
         _closes_0(settings.gap_minutes).alias("matured_0d"),
         *(pl.col(f"closes_{w}").alias(f"matured_{w}d") for w in WINDOWS),
     )
-    families = [
-        returns(seen),
-        active_days(seen),
-        regularity(seen),
-        sticky_days(seen, items, settings.taken),
-        reachable(seen),
-        converted(seen),
-        responses(seen),
-        minutes(seen),
+    table = table.join(returns(seen), on="row", how="left", maintain_order="left")
+    families: list[Callable[[], pl.DataFrame]] = [
+        lambda: active_days(seen),
+        lambda: regularity(seen),
+        lambda: sticky_days(seen, items, settings.taken),
+        lambda: reachable(seen),
+        lambda: converted(seen),
+        lambda: responses(seen),
+        lambda: minutes(seen),
     ]
-    for family in families:
-        table = table.join(family, on="row", how="left", maintain_order="left")
+    for family, of in zip(families, _FAMILIES, strict=True):
+        if any(label in labels for label in of):
+            table = table.join(family(), on="row", how="left", maintain_order="left")
     longest = max((LABEL_WINDOWS[label] for label in labels), default=0)
     closed = [
         pl.when(matured_at(label) <= end).then(pl.col(label)).alias(label)
@@ -147,9 +157,7 @@ def outcomes(
 
 def outcome_schema() -> pl.Schema:
     """OUTCOMES as Polars types."""
-    empty = pl.from_arrow(OUTCOMES.empty_table())
-    assert isinstance(empty, pl.DataFrame)
-    return empty.schema
+    return as_polars(OUTCOMES)
 
 
 def matured_at(label: str) -> pl.Expr:
@@ -180,12 +188,18 @@ def as_of(table: pl.DataFrame, moment: datetime, users: pl.DataFrame | None = No
 
 
 def carried_labels(
-    start: datetime, end: datetime, actions: Collection[str] | None = None, carried_share: float = 1 / 3
+    start: datetime,
+    end: datetime,
+    actions: Collection[str] | None = None,
+    carried_share: float = 1 / 3,
+    *,
+    seconds: bool = True,
 ) -> tuple[tuple[str, ...], dict[str, str]]:
     """(labels that a log from `start` to `end` can carry, label -> why for those it cannot).
 
     A window is carried when it closes within the log for decisions in at least the first `carried_share` of it: fewer
-    would be the habits of a few early days. Where `actions` (those that occur) are given, so are their labels' needs.
+    would be the habits of a few early days. A label of an action that is not among `actions` (those that occur; None:
+    any) would be a false zero, and so would be minutes where no event has its `seconds`.
     """
     days = (end - start).total_seconds() / 86_400
     out = {}
@@ -194,12 +208,16 @@ def carried_labels(
             out[label] = f"the log spans {days:.1f} days; a window of {window} needs {window / (1 - carried_share):.0f}"
         elif actions is not None and label in _NEEDS and _NEEDS[label] not in actions:
             out[label] = f"the log has no {_NEEDS[label]!r} events"
+        elif label == "minutes_1d" and not seconds:
+            out[label] = "no event of the log has its seconds"
     return tuple(label for label in LABEL_WINDOWS if label not in out), out
 
 
 def write_outcomes(store: LogStore, folder: Path, settings: OutcomeSettings = OutcomeSettings()) -> None:
     """Outcomes of a whole store, bucket by bucket: folder/00.parquet ... and outcomes.json with the labels carried."""
-    labels, left_out = carried_labels(store.start, store.end, store.actions, settings.carried_share)
+    labels, left_out = carried_labels(
+        store.start, store.end, store.actions, settings.carried_share, seconds=store.has_seconds
+    )
     folder.mkdir(parents=True, exist_ok=True)
     items = store.items().select("item_id", "creator")
     for bucket in range(store.buckets):

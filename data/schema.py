@@ -116,6 +116,18 @@ TABLES: Mapping[str, pa.Schema] = MappingProxyType(
     {"items": ITEMS, "events": EVENTS, "decisions": DECISIONS, "users": USERS}
 )
 
+_DTYPES: Mapping[pa.DataType, type[pl.DataType]] = MappingProxyType(
+    {
+        pa.string(): pl.String,
+        pa.bool_(): pl.Boolean,
+        pa.int8(): pl.Int8,
+        pa.int16(): pl.Int16,
+        pa.int32(): pl.Int32,
+        pa.float32(): pl.Float32,
+        pa.float64(): pl.Float64,
+        pa.date32(): pl.Date,
+    }
+)
 _WORDS = {("items", "kind"): KINDS, ("events", "action"): ACTIONS, ("events", "surface"): SURFACES}
 _WORDS[("decisions", "surface")] = SURFACES
 _KEYS = {"items": "item_id", "decisions": "decision_id", "users": "user_id"}
@@ -124,9 +136,20 @@ _NOT_NEGATIVE = {"items": ("duration",), "events": ("seconds",)}
 
 def polars_schema(table: str) -> pl.Schema:
     """The columns of `table` ("items", "events", "decisions" or "users") as Polars types."""
-    empty = pl.from_arrow(TABLES[table].empty_table())
-    assert isinstance(empty, pl.DataFrame)
-    return empty.schema
+    return as_polars(TABLES[table])
+
+
+def as_polars(schema: pa.Schema) -> pl.Schema:
+    """The same columns as Polars types. (`pl.from_arrow` would do, and import pandas for seconds to do it.)"""
+    return pl.Schema({field.name: _dtype(field.type) for field in schema})
+
+
+def _dtype(kind: pa.DataType) -> pl.DataType:
+    if pa.types.is_list(kind):
+        return pl.List(_dtype(kind.value_type))
+    if pa.types.is_timestamp(kind):
+        return pl.Datetime(kind.unit, kind.tz)
+    return _DTYPES[kind]()
 
 
 def validate(frame: pl.DataFrame, table: str, source: str) -> pl.DataFrame:

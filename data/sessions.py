@@ -21,7 +21,7 @@ def sessionize(events: pl.DataFrame, gap_minutes: float = GAP_MINUTES) -> pl.Dat
     an id takes the id nearest before it (else after it) in its sitting; a sitting without any is named for its user
     and its first microsecond.
     """
-    events = events.sort("user_id", "time", maintain_order=True)
+    events = by_user_and_time(events)
     if events["session_id"].null_count() == 0:
         return events
     gap = pl.duration(microseconds=round(gap_minutes * 60e6))
@@ -32,6 +32,16 @@ def sessionize(events: pl.DataFrame, gap_minutes: float = GAP_MINUTES) -> pl.Dat
     near = pl.col("session_id").forward_fill().over("sitting")
     after = pl.col("session_id").backward_fill().over("sitting")
     return events.with_columns(session_id=pl.coalesce(near, after, name)).drop("sitting")
+
+
+def by_user_and_time(frame: pl.DataFrame) -> pl.DataFrame:
+    """`frame` sorted by (user_id, time), equal rows in the order they had. Sorts numbers, which is faster than ids."""
+    names = frame["user_id"].unique().sort()
+    numbers = pl.DataFrame({"user_id": names, "user": pl.Series(range(len(names)), dtype=pl.UInt32)})
+    order = frame.select("user_id", "time").join(
+        numbers, on="user_id", how="left", maintain_order="left", nulls_equal=True
+    )
+    return frame[order.select(pl.arg_sort_by("user", "time", maintain_order=True)).to_series()]
 
 
 def session_decisions(events: pl.DataFrame, slate_size: int = SLATE_SIZE) -> pl.DataFrame:

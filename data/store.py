@@ -21,7 +21,7 @@ from data.logs import Logs
 from data.schema import split_rejected, validate
 from data.sessions import distinct_session_ids, link_sessions, session_decisions, sessionize
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 BUCKETS = 16
 
 
@@ -80,6 +80,7 @@ def write_store(
         "start": first.isoformat(),
         "end": (logs.end or last).astimezone(UTC).isoformat(),
         "actions": sorted(events["action"].unique().to_list()),
+        "has_seconds": events["seconds"].null_count() < events.height,
         "notes": dict(logs.notes),
         "rows": {"items": items.height} | {name: frame.height for name, frame in tables.items()},
         "rejected": {
@@ -110,6 +111,8 @@ class LogStore:
         self.start = datetime.fromisoformat(facts["start"])
         self.end = datetime.fromisoformat(facts["end"])
         self.actions: tuple[str, ...] = tuple(facts["actions"])
+        self.has_seconds: bool = facts["has_seconds"]
+        """False where no event says how long it lasted."""
         self.notes: Mapping[str, str] = facts["notes"]
         self.rows: Mapping[str, int] = facts["rows"]
         self.rejected: Mapping[str, int] = facts["rejected"]

@@ -34,7 +34,7 @@ NOTES = {
     "propensity": "not published and not recoverable: off-policy values cannot be estimated from this log",
     "title": "articles have numbers only; the catalog must be learned from who reads what together",
     "released_at": "not published; taken as the session start of the first click",
-    "seconds": "reading time is not published: minutes_1d is 0 throughout",
+    "seconds": "reading time is not published: minutes_1d is left out",
     "action": "every click is a play; there are no skips, completes, saves, dislikes, conversions or opt-outs",
     "surface": "not published: all is 'home'",
     "time": "session_start, in the order of click_ts, which is wrong by weeks for some clicks",

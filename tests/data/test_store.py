@@ -208,7 +208,7 @@ def test_what_is_not_a_store_or_one_of_another_version(tmp_path: Path) -> None:
         LogStore(tmp_path)
     write_store(log(), tmp_path / "s")
     facts = tmp_path / "s" / "store.json"
-    facts.write_text(facts.read_text().replace('"version": 1', '"version": 7'))
+    facts.write_text(facts.read_text().replace('"version": 2', '"version": 7'))
     with pytest.raises(InputError, match=r"version 7.*ingest again"):
         LogStore(tmp_path / "s")
 
