@@ -92,7 +92,7 @@ def assess(
     reasons = []
     if ess_users < settings.min_effective_users:
         reasons.append(
-            f"{ess_users:.0f} effective users of {users} (at least {settings.min_effective_users:.0f} needed)"
+            f"{ess_users:.0f} effective users of {users:,} (at least {settings.min_effective_users:.0f} needed)"
         )
     if abs(mean.value - 1.0) > max(settings.max_mean_weight_errors * mean.se, settings.mean_weight_tolerance):
         reasons.append(f"mean weight {mean.value:.3g} where 1 is due (standard error {mean.se:.2g})")
@@ -131,7 +131,7 @@ def exploration_needed(
         second_moment = min(float(np.mean(weights * mixed)) + outside / share, 1.0 / share)
         if users / second_moment * max(clustering, 0.1) >= wanted:
             return (
-                f"serve about {share:.1%} of decisions with the new policy, drawn at random with probabilities "
+                f"serve about {100 * share:g}% of decisions with the new policy, drawn at random with probabilities "
                 f"logged, over a log as long as this one ({users:,} users)"
             )
     return (

@@ -59,7 +59,7 @@ def of_world(report: Report, name: str) -> Answer:
     gap = world["paired_vs_sft"][name][HEADLINE]
     sft = world["policies"]["sft"][HEADLINE]["mean"]
     verdict = verdict_of(gap["lo"], gap["hi"])
-    size = f"{number(abs(gap['diff']) * PEOPLE, 2)} {'more' if gap['diff'] > 0 else 'fewer'} active days"
+    size = f"about {rounded(abs(gap['diff']) * PEOPLE)} {'more' if gap['diff'] > 0 else 'fewer'} active days"
     headline = {
         "gain": f"{label} would bring people back: per {PEOPLE:,} listeners, {size} in the next four weeks "
         "than the same model before tuning (SFT).",
@@ -116,7 +116,7 @@ def cost_in_clicks(world: Report, name: str) -> str:
         return "the tap was not measured."
     direction = {"gain": "more", "loss": "fewer"}.get(verdict_of(tap["lo"], tap["hi"]))
     words = (
-        f"{number(abs(tap['diff']))} {direction} plays a session than SFT"
+        f"{written(TAP, abs(tap['diff']))} {direction} plays a session than SFT"
         if direction
         else "no difference in plays a session that could be told from chance"
     )
@@ -224,6 +224,11 @@ def score_of(head: Report) -> tuple[str, float | None]:
 def point(what: str, says: str) -> dict[str, str]:
     """One line under the headline."""
     return {"what": what, "says": says[:1].upper() + says[1:]}
+
+
+def rounded(value: float) -> str:
+    """Two significant digits, written out: 1,634 is about 1,600."""
+    return f"{float(f'{value:.2g}'):,.0f}" if value >= 1 else f"{value:.2g}"
 
 
 def signed_percent(share: float) -> str:

@@ -118,8 +118,8 @@ class Scale:
     def tick_label(self, value: float, percent: bool = False) -> str:
         """A tick with just the decimals its step needs."""
         shown, step = (100 * value, 100 * self.step) if percent else (value, self.step)
-        decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step < 1 else 0
-        text = f"{abs(shown):,.{min(decimals, 6)}f}"
+        decimals = next((d for d in range(7) if abs(round(step, d) - step) < 1e-6 * step), 7)
+        text = f"{abs(shown):,.{decimals}f}"
         negative = shown < 0 and any(digit in text for digit in "123456789")
         return ("\N{MINUS SIGN}" if negative else "") + text + ("%" if percent else "")
 

@@ -40,7 +40,7 @@ def forest(
     percent: bool = False,
 ) -> str:
     """Values with intervals, one a row, on a common axis; the reference as a dashed line."""
-    drawing = Drawing(height=ROW * len(marks) + 44 + (14 if reference else 0))
+    drawing = Drawing(height=ROW * len(marks) + 24 + (14 if reference else 0))
     top = 16.0 if reference else 4.0
     bounds = [m.lo for m in marks] + [m.hi for m in marks] + ([reference.value] if reference else [])
     x = Scale(min(bounds), max(bounds), LABELS + 8, WIDTH - VALUES - 8)
@@ -88,7 +88,7 @@ class Point:
 def trade_off(name: str, points: Sequence[Point], x_label: str, y_label: str) -> str:
     """Two metrics against each other; up and to the right is better. Lines are 95% intervals."""
     drawing = Drawing(height=318)
-    left, right, top, bottom = 40.0, WIDTH - 14, 22.0, 270.0
+    left, right, top, bottom = 34.0, WIDTH - 14, 22.0, 270.0
     x = Scale(min(p.x.lo for p in points), max(p.x.hi for p in points), left + 4, right)
     y = Scale(min(p.y.lo for p in points), max(p.y.hi for p in points), bottom - 4, top)
     axis(drawing, x, top, bottom)
@@ -100,6 +100,10 @@ def trade_off(name: str, points: Sequence[Point], x_label: str, y_label: str) ->
     taken: list[tuple[float, float, float, float]] = [
         (x(p.x.value) - 6, y(p.y.value) - 6, x(p.x.value) + 6, y(p.y.value) + 6) for p in points
     ]
+    for point in points:  # labels keep off intervals as well
+        at_x, at_y = x(point.x.value), y(point.y.value)
+        taken.append((x(point.x.lo), at_y - 2, x(point.x.hi), at_y + 2))
+        taken.append((at_x - 2, y(point.y.hi), at_x + 2, y(point.y.lo)))
     for point in points:
         at_x, at_y, colour = x(point.x.value), y(point.y.value), point.x.colour
         drawing.line(x(point.x.lo), at_y, x(point.x.hi), at_y, colour, 1.4)
@@ -205,8 +209,8 @@ def free_place(x: float, y: float, width: float, taken: Sequence[Box], frame: Bo
     """Where a label of this width fits beside a point: the first of twelve places that overlaps least."""
     best: tuple[float, Box] | None = None
     for dx, dy in (
-        (8, 5), (-8 - width, 5), (8, -8), (-8 - width, -8), (8, 18), (-8 - width, 18),
-        (-width / 2, -10), (-width / 2, 22), (8, -22), (-8 - width, -22), (8, 32), (-8 - width, 32),
+        (12, 5), (-12 - width, 5), (9, -8), (-9 - width, -8), (9, 18), (-9 - width, 18),
+        (-width / 2, -12), (-width / 2, 24), (9, -22), (-9 - width, -22), (9, 32), (-9 - width, 32),
     ):  # fmt: skip
         box = (x + dx, y + dy - 12, x + dx + width, y + dy + 3)
         overlap = sum(

@@ -10,21 +10,26 @@ MINUS = "\N{MINUS SIGN}"
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric in words. percent: a share, written in percent. short_term: what a click-tuned policy is good at."""
+    """A metric in words.
+
+    percent: a share, written in percent. short_term: what a click-tuned policy is good at. decimals: how many to
+    write, so that columns line up; None = three significant digits.
+    """
 
     label: str
     unit: str = ""
     percent: bool = False
     short_term: bool = False
+    decimals: int | None = None
 
 
 METRICS: Mapping[str, Metric] = {
-    "active_days_28": Metric("Active days", "of the next 28"),
+    "active_days_28": Metric("Active days", "of the next 28", decimals=2),
     "returned_7d": Metric("Return within 7 days", "share of visits", percent=True),
-    "habit_28": Metric("Weeks with 3+ active days", "of the next 4"),
-    "plays_per_session": Metric("Plays per session", "the immediate tap", short_term=True),
-    "minutes": Metric("Minutes listened", "in 28 days"),
-    "satisfaction": Metric("Satisfaction", "hidden average that drives return"),
+    "habit_28": Metric("Weeks with 3+ active days", "of the next 4", decimals=2),
+    "plays_per_session": Metric("Plays per session", "the immediate tap", short_term=True, decimals=2),
+    "minutes": Metric("Minutes listened", "in 28 days", decimals=1),
+    "satisfaction": Metric("Satisfaction", "hidden, drives return", decimals=3),
     "returned_1d": Metric("Return within 1 day", "share of visits", percent=True),
     "returned_14d": Metric("Return within 14 days", "share of visits", percent=True),
     "returned_28d": Metric("Return within 28 days", "share of visits", percent=True),
@@ -109,21 +114,32 @@ def percent(value: object, digits: int = 1) -> str:
 
 def signed(text: str) -> str:
     """A plus in front of what is neither negative nor zero nor missing."""
-    return text if text.startswith(MINUS) or text in ("0", "0.0%", "–") else f"+{text}"
+    zero = not any(digit in text for digit in "123456789")
+    return text if zero or text.startswith(MINUS) else f"+{text}"
+
+
+def fixed(value: object, decimals: int) -> str:
+    """A number with so many decimals, thousands grouped, a true minus."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
+        return "–"
+    text = f"{abs(value):,.{decimals}f}"
+    return (MINUS if value < 0 and text.strip("0.,") else "") + text
 
 
 def written(name: str, value: object, difference: bool = False) -> str:
     """A metric's value as the page writes it; differences carry their sign, of shares in percentage points."""
-    if metric(name).percent:
+    about = metric(name)
+    if about.percent:
         text = percent(value)
         return signed(text.replace("%", " pts")) if difference else text
-    text = number(value)
+    text = number(value) if about.decimals is None else fixed(value, about.decimals)
     return signed(text) if difference else text
 
 
 def interval(name: str, lo: object, hi: object, difference: bool = False) -> str:
-    """An interval in words, "9.91 to 10.2"."""
-    return f"{written(name, lo, difference)} to {written(name, hi, difference)}"
+    """An interval in words, "9.91 to 10.20"; a unit is said once."""
+    low = written(name, lo, difference)
+    return f"{low.removesuffix(' pts')} to {written(name, hi, difference)}"
 
 
 def seconds(value: object) -> str:

@@ -37,12 +37,28 @@ def render(report: Report) -> str:
         "colour": lambda name: words.policy_style(name).colour,
         "pretty": lambda value: json.dumps(value, indent=1, ensure_ascii=False),
         "score": score_of,
+        "plus4": lambda value: words.signed(words.fixed(value, 4)),
     }
     room = files("eval.report")
     page = environment.from_string((room / "page.html.jinja").read_text(encoding="utf-8"))
     # Our own stylesheet, not a value from a log: the one thing besides drawings that is not escaped.
     style = Markup((room / "page.css").read_text(encoding="utf-8"))
-    return page.render(report=report, style=style, figures=figures(report), metrics=shown_metrics(report))
+    return page.render(
+        report=report,
+        style=style,
+        figures=figures(report),
+        metrics=shown_metrics(report),
+        refusals=refusals(report),
+    )
+
+
+def refusals(report: Report) -> list[tuple[str, list[str]]]:
+    """(reason, policies refused for it); a log without propensities says so once, not once a policy."""
+    reasons: dict[str, list[str]] = {}
+    for policy, support in report.get("ope_about", {}).get("support", {}).items():
+        if support["refused"]:
+            reasons.setdefault(support["refused"], []).append(policy)
+    return list(reasons.items())
 
 
 def figures(report: Report) -> dict[str, Any]:

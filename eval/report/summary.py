@@ -13,7 +13,7 @@ from rich.table import Table
 
 from eval.report.answer import score_of
 from eval.report.metrics import metric, number, percent, policy_style, seconds, written
-from eval.report.page import shown_metrics
+from eval.report.page import refusals, shown_metrics
 
 COLOURS = {"gain": "green", "loss": "red", "unclear": "yellow", "unknown": "cyan"}
 
@@ -26,11 +26,8 @@ def print_summary(report: Mapping[str, Any], console: Console, page: Path | None
     lines = [escape(answer["headline"])]
     lines += [f"[bold]{escape(point['what'])}:[/bold] {escape(point['says'])}" for point in answer["points"]]
     console.print(Panel("\n".join(lines), border_style=COLOURS[answer["verdict"]], title="The answer", expand=False))
-    for policy, support in report.get("ope_about", {}).get("support", {}).items():
-        if support["refused"]:
-            console.print(
-                f"[yellow]off-policy value of {escape(policy)} refused:[/yellow] {escape(support['refused'])}"
-            )
+    for reason, policies in refusals(report):
+        console.print(f"[yellow]off-policy value refused ({escape(', '.join(policies))}):[/yellow] {escape(reason)}")
     total = sum(value for value in report.get("timing", {}).values() if isinstance(value, int | float))
     if total:
         stages = ", ".join(f"{stage} {seconds(value)}" for stage, value in report["timing"].items())

@@ -91,11 +91,11 @@ def test_seed_interval_is_t_over_seeds_and_listener_interval_pools() -> None:
 
 def test_json_has_the_promised_paths() -> None:
     one = world_json([made_up(0, 1.0)])
-    assert set(one["policies"]["ppo"]["active_days_28"]) == {"mean", "lo", "hi"}  # type: ignore[index]
-    assert set(one["paired_vs_sft"]["ppo"]["active_days_28"]) == {"diff", "lo", "hi"}  # type: ignore[index]
-    assert "sft" not in one["paired_vs_sft"]  # type: ignore[operator]
+    assert set(one["policies"]["ppo"]["active_days_28"]) == {"mean", "lo", "hi"}
+    assert set(one["paired_vs_sft"]["ppo"]["active_days_28"]) == {"diff", "lo", "hi"}
+    assert "sft" not in one["paired_vs_sft"]
     several = world_json([made_up(0, 1.0), made_up(1, 1.0)])
-    assert "seeds_lo" in several["paired_vs_sft"]["ppo"]["active_days_28"]  # type: ignore[index]
+    assert "seeds_lo" in several["paired_vs_sft"]["ppo"]["active_days_28"]
 
 
 def test_listeners_without_a_session_are_left_out_of_its_metrics() -> None:

@@ -53,7 +53,7 @@ def test_a_slate_policy_far_from_the_log_is_refused() -> None:
 @pytest.mark.parametrize("missing", [None, np.full(3000, np.nan)])
 def test_missing_propensities_are_refused_in_words(missing: object) -> None:
     log = log_with(shift=1.0)
-    result = off_policy_value(LoggedRounds(missing, log.log_p_new, log.reward, log.user), OffPolicySettings())  # type: ignore[arg-type]
+    result = off_policy_value(LoggedRounds(missing, log.log_p_new, log.reward, log.user), OffPolicySettings())
     assert result.support.refused is not None
     assert "no propensities" in result.support.refused
     assert result.logging.value == pytest.approx(float(np.mean(log.reward)))
