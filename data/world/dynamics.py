@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.schema import ACTION_CODE
-from data.world.items import Items
+from data.world.items import Items, inner
 from data.world.settings import DynamicsSettings
 from data.world.shocks import Purpose, normal, uniform
 
@@ -34,7 +34,7 @@ class Moment:
 
     def match(self) -> NDArray[np.float32]:
         """How well each item fits each listener now, (B, N)."""
-        fit: NDArray[np.float32] = self.taste @ self.items.place.T
+        fit = inner(self.taste, self.items.place)
         fit += self.liking[:, self.items.kind]
         return fit
 

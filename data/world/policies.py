@@ -18,7 +18,7 @@ from data.histories import Contexts
 from data.schema import ACTION_CODE
 from data.world import words
 from data.world.dynamics import Moment, play_probability
-from data.world.items import Items
+from data.world.items import Items, inner
 from data.world.settings import LoggingSettings
 
 Choice = tuple[NDArray[np.int32], NDArray[np.float64]]
@@ -108,7 +108,7 @@ class LoggingPolicy:
         said = np.where(known, weight[np.maximum(contexts.action, 0)], 0.0).astype(np.float32)  # (B, H)
         place = self.items.seen_place[np.maximum(contexts.item, 0)]  # (B, H, D)
         taste = np.einsum("bh,bhd->bd", said, place) / np.sqrt(1.0 + known.sum(axis=1, keepdims=True))
-        scores: NDArray[np.float32] = taste.astype(np.float32) @ self.items.seen_place.T
+        scores = inner(taste.astype(np.float32), self.items.seen_place)
         scores *= s.match / s.temperature
         scores += np.float32(s.popularity / s.temperature) * self.items.popularity
         for row, text in enumerate(contexts.steer):

@@ -19,6 +19,7 @@ from data.world.settings import WorldSettings
 
 _SECOND = 1_000_000  # us
 _FIRST_PLAY = 1 * _SECOND  # after the decision
+_FLOOR = -700.0  # the exponential of less is no float64
 _PAUSE = 2 * _SECOND  # between the end of one item and the start of the next
 
 
@@ -109,7 +110,7 @@ def _decisions(items: Items, days: list[Day], keys: pl.DataFrame, size: int) -> 
             np.repeat(np.arange(len(days)), [len(d.listeners) for d in days]).astype(np.int64)
         ),
         slate=ids.reshape((-1, size)).arr.to_list() if len(ids) else pl.Series([], dtype=pl.List(pl.String)),
-        propensity=np.exp(np.minimum(_stack([d.log_propensity for d in days], np.float64), 0.0)),
+        propensity=np.exp(np.clip(_stack([d.log_propensity for d in days], np.float64), _FLOOR, 0.0)),
         steer=pl.Series([t for d in days for t in d.steer], dtype=pl.String),
         move=pl.Series(moves, dtype=pl.String),
     ).sort("time", "decision_id")

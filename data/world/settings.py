@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 
+from data.histories import HISTORY_LENGTH
+
 
 @dataclass(frozen=True)
 class CatalogSettings:
@@ -82,7 +84,7 @@ class DynamicsSettings:
     steer_shift: float = 0.7  # how far the taste of the moment moves towards what was asked for
     convert_base: float = -7.0
     convert_satisfaction: float = 3.0
-    history_length: int = 12  # interactions in a context
+    history_length: int = HISTORY_LENGTH  # interactions in a context
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from data.histories import MICROSECONDS_PER_HOUR
 from data.logs import Logs
 from data.schema import SURFACE_CODE
 from data.world.dynamics import ASK_STRENGTH, Moment, play_session, sigmoid, timeliness, visit_probability
-from data.world.items import make_items
+from data.world.items import inner, make_items
 from data.world.listeners import make_listeners, visit_hour
 from data.world.policies import (
     GreedyClick,
@@ -166,7 +166,7 @@ class World:
         if len(rows):
             luck = luck[rows]
             # People ask for what they usually like, now and then for anything.
-            odds = np.exp(self.listeners.home_taste[listeners[rows]] @ items.centre.T)
+            odds = np.exp(inner(self.listeners.home_taste[listeners[rows]], items.centre))
             odds = np.cumsum(odds / odds.sum(axis=1, keepdims=True), axis=1)
             style = np.minimum((odds < luck[:, 2:3]).sum(axis=1), len(items.centre) - 1)
             kind = np.minimum((luck[:, 3] * len(items.kinds)).astype(np.int64), len(items.kinds) - 1)
@@ -236,10 +236,9 @@ class World:
         batch, size = len(self.observe()[0]), self.settings.dynamics.slate_size
         if slates.shape != (batch, size):
             raise InputError(f"policy {policy}: slates of shape {slates.shape}, must be {(batch, size)}")
-        if log_propensity.shape != (batch,) or not np.all(log_propensity <= 1e-9):
-            raise InputError(
-                f"policy {policy}: log_propensity must be ({batch},) of values at most 0, none of them nan"
-            )
+        # A model's float32 sum of log-probabilities may end a hair above 0.
+        if log_propensity.shape != (batch,) or not np.all((log_propensity <= 1e-4) & np.isfinite(log_propensity)):
+            raise InputError(f"policy {policy}: log_propensity must be ({batch},), finite and at most 0")
         if batch and (slates.min() < 0 or slates.max() >= len(self.items)):
             raise InputError(f"policy {policy}: a slate holds an item outside 0..{len(self.items) - 1}")
         ordered = np.sort(slates, axis=1)

@@ -1,5 +1,8 @@
 """The interface, the log it writes, and that the log says what the world lived."""
 
+import os
+import subprocess
+import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -47,6 +50,29 @@ def test_same_seed_same_log_and_another_seed_another() -> None:
         assert getattr(first, table).equals(getattr(again, table), null_equal=True)
     assert not first.events.equals(other.events)
     assert not first.items.equals(other.items)
+
+
+def test_same_bytes_in_another_process_with_other_threads() -> None:
+    program = (
+        "import hashlib, numpy as np\n"
+        "from data.world import PRESETS, World\n"
+        "world = World(PRESETS['clickbait'].with_listeners(1500), 0)\n"
+        "world.play(world.built_in('logging'), 4, np.random.default_rng(0))\n"
+        "world.play(world.built_in('oracle'), 1, np.random.default_rng(0))\n"
+        "print(hashlib.sha256(world.log().decisions.explode('slate').write_csv().encode()).hexdigest())"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
+            cwd=Path(__file__).parents[3],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "2")
+    }
+    assert len(found) == 1
 
 
 def test_reset_draws_other_listeners_for_the_same_catalog() -> None:
@@ -173,7 +199,7 @@ def test_steer_moves_what_is_played() -> None:
         (lambda s: s + 10_000, lambda p: p, "outside"),
         (lambda s: s * 0, lambda p: p, "twice"),
         (lambda s: s, lambda p: p + 1.0, "at most 0"),
-        (lambda s: s, lambda p: p * np.nan, "nan"),
+        (lambda s: s, lambda p: p * np.nan, "finite"),
         (lambda s: s, lambda p: p[:1], "log_propensity"),
     ],
 )
