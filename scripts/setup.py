@@ -7,8 +7,8 @@ Unusual about it: it is the one file here that runs before anything is installed
 standard library. uv does the work and is itself installed from the lock's pin; uv does not read pip's settings, so
 the index, the wheel folders and the certificate that pip is configured with are handed on to it.
 
-The stamp `.venv/.setup-<accelerator>` holds a digest of what was installed. It is written last, so an interrupted
-set-up is never taken for a finished one: the next run starts from an empty .venv.
+The stamp `.venv/.setup-<accelerator>` holds a digest of what was installed. It is removed first and written last, and a
+.venv without one is made anew, so an interrupted set-up is never taken for a finished one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ UV = VENV / "bin" / "uv"
 LOCK = ROOT / "requirements.lock"
 PROJECT = ROOT / "pyproject.toml"
 CUDA_CONSTRAINTS = VENV / "cuda-constraints.txt"
-UNFINISHED = VENV / ".setting-up"
 OLDEST_PYTHON = (3, 11)
 
 # pip's setting -> uv's environment variable. Both take several values separated by spaces.
@@ -119,7 +118,10 @@ def run(command: Sequence[str | Path], fix: str, environment: Mapping[str, str] 
 
 def succeeds(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> bool:
     """Whether `command` ends well; what it says stays unseen."""
-    return subprocess.run(command, check=False, env=environment, capture_output=True).returncode == 0
+    try:
+        return subprocess.run(command, check=False, env=environment, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
 
 
 def make_venv() -> list[str | Path]:
@@ -130,14 +132,13 @@ def make_venv() -> list[str | Path]:
     without_pip = [] if has_ensurepip else ["--without-pip"]
     make = [sys.executable, "-m", "venv", "--clear", *without_pip, str(VENV)]
     run(make, f"could not make {VENV}: is its folder writable?")
-    UNFINISHED.touch()
     return [PYTHON, "-m", "pip"] if has_ensurepip else [sys.executable, "-m", "pip", "--python", PYTHON]
 
 
-def usable_venv() -> list[str | Path] | None:
+def usable_pip(stamps: Sequence[Path]) -> list[str | Path] | None:
     """The pip of a .venv that an earlier set-up finished, to be brought up to date; None where it must be made anew."""
     pip: list[str | Path] = [PYTHON, "-m", "pip"]
-    return pip if PYTHON.exists() and not UNFINISHED.exists() and succeeds([*pip, "--version"]) else None
+    return pip if stamps and succeeds([*pip, "--version"]) else None
 
 
 def set_up(accelerator: str) -> list[tuple[str, float]]:
@@ -151,10 +152,10 @@ def set_up(accelerator: str) -> list[tuple[str, float]]:
         began = time.perf_counter()
 
     lock = LOCK.read_text()
-    for stamp in VENV.glob(".setup-*"):
+    stamps = list(VENV.glob(".setup-*"))
+    for stamp in stamps:
         stamp.unlink()
-    pip = usable_venv() or make_venv()
-    UNFINISHED.touch()
+    pip = usable_pip(stamps) or make_venv()
     step("virtual environment")
 
     no_index = "pip could not install uv: is a package index reachable (see `pip config list`)?"
@@ -200,7 +201,6 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     stamp.write_text(digest(accelerator))
-    UNFINISHED.unlink()
     if accelerator == "cpu" and sys.platform == "linux" and not succeeds([PYTHON, "-c", LOAD_NUMA]):
         print("note: vLLM on a CPU (`make serve`) needs the system's libnuma: `apt-get install libnuma1`")
     for name, seconds in [*took, ("set-up in all", sum(seconds for _, seconds in took))]:
