@@ -1,6 +1,7 @@
 """The one error a person running Longplay should ever have to read: a line that names the thing and the fix."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -19,12 +20,21 @@ def exit_on_input_error(main: Callable[[], None]) -> None:
         main()
     except InputError as error:
         _exit(str(error))
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            _exit(f"the disk is full while writing {error.filename or 'an artifact'}: free space and run again")
-        if error.errno == errno.EADDRINUSE:
+    except Exception as error:
+        if _disk_is_full(error):
+            _exit("the disk is full: free some space and run again; what was half written is cleared away")
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             _exit(f"the port is already in use ({error}): stop the other server or choose another with --port")
         raise
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    # Polars and torch wrap the system's error in their own, or raise over it.
+    while error is not None:
+        if getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _exit(message: str) -> NoReturn:

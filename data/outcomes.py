@@ -35,7 +35,7 @@ from data.labels_sticky import sticky_days
 from data.local_time import local_clock, local_day, with_time_zone
 from data.schema import TIME, as_polars
 from data.sessions import GAP_MINUTES, link_sessions, session_decisions, sessionize
-from data.store import LogStore, read_parquet
+from data.store import LogStore, read_parquet, write_parquet
 from data.visits import WINDOWS, visits
 
 OUTCOMES = pa.schema(
@@ -230,7 +230,7 @@ def write_outcomes(store: LogStore, folder: Path, settings: OutcomeSettings = Ou
             items=items,
             labels=labels,
         )
-        table.write_parquet(folder / f"{bucket:02d}.parquet", compression="zstd")
+        write_parquet(table, folder / f"{bucket:02d}.parquet")
     facts = {"labels": list(labels), "left_out": left_out, "end": store.end.isoformat(), "buckets": store.buckets}
     (folder / "outcomes.json").write_text(json.dumps(facts, indent=1) + "\n")
 

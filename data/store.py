@@ -23,6 +23,7 @@ from data.sessions import distinct_session_ids, link_sessions, session_decisions
 
 STORE_VERSION = 2
 BUCKETS = 16
+ROW_GROUP = 262_144
 
 
 def write_store(
@@ -42,12 +43,12 @@ def write_store(
     """
     given = {"items": logs.items, "events": logs.events, "decisions": logs.decisions, "users": logs.users}
     valid = {name: validate(frame, name, f"{source}, {name}") for name, frame in given.items() if frame is not None}
-    _check_items(valid["items"], valid["events"], valid.get("decisions"), source)
     parts = {name: split_rejected(frame, name) for name, frame in valid.items()}
     rejected = [_rejected(left_out, name) for name, (_, left_out) in parts.items()]
     if logs.rejected is not None:
         rejected.append(logs.rejected.select(pl.col("table"), pl.col("row").cast(pl.Int64), pl.col("reason")))
     items, events = parts["items"][0], parts["events"][0]
+    _check_items(items, valid["events"], valid.get("decisions"), source)
     decisions = parts["decisions"][0] if "decisions" in parts else None
     users = parts["users"][0] if "users" in parts else None
     _check_size(events, minimum_users, source)
@@ -64,14 +65,14 @@ def write_store(
         raise InputError(f"{source}: its end {logs.end} is before its last row {last}: give the later time")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "store.json").unlink(missing_ok=True)
-    _write(items, folder / "items.parquet")
+    write_parquet(items, folder / "items.parquet")
     tables = {"events": events, "decisions": decisions} | ({} if users is None else {"users": users})
     for name, frame in tables.items():
         (folder / name).mkdir(exist_ok=True)
         for bucket, part in enumerate(_split(frame, buckets)):
-            _write(part, folder / name / f"{bucket:02d}.parquet")
+            write_parquet(part, folder / name / f"{bucket:02d}.parquet")
     out = pl.concat(rejected)
-    _write(out, folder / "rejected.parquet")
+    write_parquet(out, folder / "rejected.parquet")
     facts = {
         "version": STORE_VERSION,
         "buckets": buckets,
@@ -150,6 +151,12 @@ def read_parquet(path: Path) -> pl.DataFrame:
         raise InputError(f"{path}: truncated or not Parquet ({why}): write or copy it again") from None
 
 
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Write a table so that the same rows give the same bytes."""
+    # Row groups of a fixed size, or the bytes would follow from the number of threads.
+    frame.rechunk().write_parquet(path, compression="zstd", statistics=True, row_group_size=ROW_GROUP)
+
+
 def bucket_of(user_ids: pl.Series, buckets: int) -> pl.Series:
     """The bucket of each user: CRC-32 of the UTF-8 id, the same on every machine and in every version."""
     distinct = user_ids.unique()
@@ -160,10 +167,6 @@ def bucket_of(user_ids: pl.Series, buckets: int) -> pl.Series:
 def _split(frame: pl.DataFrame, buckets: int) -> list[pl.DataFrame]:
     bucket = bucket_of(frame["user_id"], buckets)
     return [frame.filter(bucket == b) for b in range(buckets)]
-
-
-def _write(frame: pl.DataFrame, path: Path) -> None:
-    frame.write_parquet(path, compression="zstd", statistics=True)
 
 
 def _rejected(frame: pl.DataFrame, table: str) -> pl.DataFrame:

@@ -167,6 +167,20 @@ def test_two_runs_at_once_are_refused_and_a_killed_holder_frees_its_run(tmp_path
         pass
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full to fill")
+@pytest.mark.parametrize(
+    "write",
+    ["polars.DataFrame({'a': range(99999)}).write_parquet('/dev/full')", "open('/dev/full', 'w').write('x' * 99999)"],
+)
+def test_a_full_disk_is_one_line(write: str) -> None:
+    script = f"import polars\nfrom data.errors import *\nexit_on_input_error(lambda: {write})"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: the disk is full")
+    assert ended.stderr.count("\n") == 1
+
+
 def test_an_input_error_ends_a_script_with_one_line_and_code_2() -> None:
     script = "from data.errors import *\ndef main(): raise InputError('x.parquet: no\\n such file')\n"
     script += "exit_on_input_error(main)"

@@ -203,6 +203,18 @@ def test_a_bad_file_is_named_with_its_column(tmp_path: Path) -> None:
         READERS["longplay"](tmp_path)
 
 
+def test_an_item_that_was_rejected_is_missed_where_it_is_used(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"events: column 'item_id', row 0: 'a' is not in items"):
+        write_store(change(log(), "items", set_row("title", 0, None)), tmp_path / "s")
+
+
+def test_table_types_are_those_of_arrow() -> None:
+    for table, schema in TABLES.items():
+        empty = pl.from_arrow(schema.empty_table())
+        assert isinstance(empty, pl.DataFrame)
+        assert polars_schema(table) == empty.schema
+
+
 def test_what_is_not_a_store_or_one_of_another_version(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no log store here"):
         LogStore(tmp_path)
