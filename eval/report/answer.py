@@ -135,7 +135,10 @@ def seeds_words(gap: Report) -> str:
     if "seeds_lo" not in gap:
         return ""
     lo, hi = gap["seeds_lo"], gap["seeds_hi"]
-    return f" over listeners, {interval(HEADLINE, lo, hi, True)} over {len(gap['by_seed'])} trainings from scratch"
+    words = f" over listeners, {interval(HEADLINE, lo, hi, True)} over {len(gap['by_seed'])} trainings from scratch"
+    if verdict_of(gap["lo"], gap["hi"]) != "unclear" and verdict_of(lo, hi) == "unclear":
+        words += ", which holds zero: these trained policies do it, another training may not repeat it"
+    return words
 
 
 def of_off_policy(report: Report, name: str, found: Report) -> Answer:

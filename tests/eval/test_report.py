@@ -157,6 +157,14 @@ def test_answer_is_a_gain_only_off_zero() -> None:
     assert report_numbers(worse)["answer"]["verdict"] == "loss"
 
 
+def test_a_gain_that_another_training_may_not_repeat_is_said_to_be_one() -> None:
+    """Each seed's listeners gain for sure, but seeds disagree: the interval over trainings holds zero."""
+    lucky = [replace(rollouts(gains=gain)[0], seed=seed) for seed, gain in enumerate((0.2, 0.3, 3.0))]
+    answer = report_numbers(replace(world_inputs(), world=WorldSection(lucky)))["answer"]
+    assert answer["verdict"] == "gain"
+    assert any("another training may not repeat it" in point["says"] for point in answer["points"])
+
+
 def test_answer_is_never_about_the_oracle_or_a_click_twin() -> None:
     report = report_numbers(replace(world_inputs(), world=WorldSection(rollouts(gains=-1.0))))
     assert report["answer"]["policy"] in ("dpo", "ppo")
@@ -164,7 +172,7 @@ def test_answer_is_never_about_the_oracle_or_a_click_twin() -> None:
 
 def test_seeds_show_both_intervals() -> None:
     report = report_numbers(world_inputs(seeds=3))
-    assert "over 3 trainings" in render(report)
+    assert "trainings +" in render(report)
     gap = report["world"]["paired_vs_sft"]["ppo"]["active_days_28"]
     assert len(gap["by_seed"]) == 3
     assert gap["seeds_lo"] < gap["diff"] < gap["seeds_hi"]
@@ -226,3 +234,10 @@ def test_differences_carry_a_sign_and_shares_their_points() -> None:
     assert written("returned_7d", -0.0251, True) == "−2.5 pts"
     assert percent(0.361, 0) == "36%"
     assert [seconds(s) for s in (0.42, 12, 200, 3900)] == ["0.4 s", "12 s", "3 min 20 s", "1 h 05 min"]
+
+
+def test_the_guide_names_every_part_of_the_json(folder: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "read-a-report.md").read_text()
+    report = json.loads((folder / "report.json").read_text())
+    for part in set(report) - {"format", "run", "source", "preset", "ranking_about"}:
+        assert part in guide, part

@@ -1,0 +1,227 @@
+"""A run's policies, put to every question the report asks. Each function makes one section from what a run holds.
+
+What a policy may have learned from ends at the run's cut; everything here that reads the log reads what came after it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from rich.progress import Progress
+
+from data.catalog import Catalog
+from data.histories import Decisions, Histories, contexts
+from data.outcomes import matured_at, read_outcomes
+from data.schema import ACTIONS
+from data.world import PRESETS, burned_in
+from eval.estimators import LoggedRounds, OffPolicySettings, OffPolicyValue, off_policy_value
+from eval.exposure import of_slates
+from eval.ranking import RankingSettings, evaluate_ranking, floors, next_item_targets
+from eval.report.inputs import (
+    ExposureSection,
+    HeadQuality,
+    ListenerSlates,
+    OffPolicySection,
+    RankingSection,
+    RewardSection,
+    ShownItem,
+)
+from eval.rollout import Rollout, RolloutSettings, play
+from policy.agent import LanguageModelPolicy, slate_log_probs, top_items
+from policy.checkpoint import Speaker
+from rewards.model import RewardModel
+
+FRESH_LISTENERS = 1_000_003  # added to a world's seed: people the log has never seen
+BURN_IN_DAYS = 28
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a run offers for judgement. cut: us since 1970. speakers: policy name -> trained policy."""
+
+    catalog: Catalog
+    histories: Histories
+    decisions: Decisions
+    cut: int
+    speakers: Mapping[str, Speaker]
+
+    def later(self, most: int, seed: int) -> NDArray[np.int64]:
+        """At most `most` decisions after the cut that have a history, by rows, in order."""
+        known = self.decisions.start > self.histories.offsets[self.decisions.user]
+        rows = np.flatnonzero((self.decisions.time >= self.cut) & known)
+        return np.sort(np.random.default_rng(seed).permutation(rows)[:most])
+
+
+def world_rollout(
+    judged: Judged, world: str, world_seed: int, listeners: int, progress: Progress | None = None
+) -> Rollout:
+    """Truth: every policy, the logging policy and the oracle played to fresh listeners with the same luck."""
+    settings = PRESETS[world].with_listeners(listeners)
+    evening = burned_in(settings, world_seed, BURN_IN_DAYS, world_seed + FRESH_LISTENERS)
+    played = {
+        "logging": evening.built_in("logging"),
+        **{name: LanguageModelPolicy(name, spoken) for name, spoken in judged.speakers.items()},
+        "oracle": evening.built_in("oracle"),
+    }
+    return play(evening, played, RolloutSettings(), world_seed, progress)
+
+
+def reward_section(folder: Path) -> RewardSection:
+    """The quality report that training wrote beside the reward model."""
+    quality = json.loads((folder / "quality.json").read_text())
+    heads = {}
+    for label, head in quality["heads"].items():
+        score = "auc" if "auc" in head else "c_index"
+        if score not in head:
+            continue
+        heads[label] = HeadQuality(
+            score_name=score,
+            score=head[score],
+            baselines=head.get("baseline", {}),
+            ece=head.get("ece"),
+            rows=head.get("n"),
+        )
+    numbers = {k: float(v) for k, v in quality.get("advantage", {}).items() if isinstance(v, int | float)}
+    return RewardSection(heads=heads, advantage=numbers)
+
+
+def ranking_section(judged: Judged, cases: int, seed: int) -> RankingSection:
+    """Next-item ranking of every policy on interactions after the cut, beside both floors."""
+    settings = RankingSettings(max_targets=cases)
+    targets = next_item_targets(judged.histories, judged.cut, settings, seed)
+    most = max(settings.cutoffs)
+    rankers = floors(judged.histories, targets, len(judged.catalog), judged.cut, most)
+    for name, spoken in judged.speakers.items():
+        known = contexts(judged.histories, targets, spoken.settings.history_length)
+        rankers[name] = top_items(spoken, known, most)
+    results = evaluate_ranking(rankers, targets, settings)
+    return RankingSection(results=results, about=f"the next item taken after the cut, {len(targets):,} times")
+
+
+def off_policy_section(
+    judged: Judged, outcomes: Path, reward: RewardModel, label: str, rounds: int, seed: int
+) -> OffPolicySection:
+    """The value of every policy on `label` from logged decisions after the cut, or why the log cannot say.
+
+    q is the reward model's expectation for the logged slate, v its mean over four slates drawn from the policy.
+    """
+    known_label = _labels(outcomes, label, judged.decisions)
+    rows = judged.later(len(judged.decisions), seed)
+    rows = rows[~np.isnan(known_label[rows])]
+    rows = np.sort(np.random.default_rng(seed).permutation(rows)[:rounds])
+    decisions = judged.decisions.take(rows)
+    states = reward.encode(judged.histories, decisions)
+    column = reward.labels.index(label)
+    base = reward.outcomes(states)[label]
+    logged = torch.from_numpy(decisions.slate.astype(np.int64))[:, None]
+    q = base + reward.advantage(states, logged).mean[:, 0, column].numpy()
+    values: dict[str, OffPolicyValue] = {}
+    settings = OffPolicySettings()
+    user, truth = decisions.user, known_label[rows]
+    on_log = LoggedRounds(decisions.log_propensity, decisions.log_propensity, truth, user, q, q)
+    values["logging"] = off_policy_value(on_log, settings)
+    organic = bool(np.isnan(decisions.log_propensity).all())
+    for name, spoken in judged.speakers.items():
+        known = contexts(judged.histories, decisions, spoken.settings.history_length)
+        if organic:  # without propensities every value is refused, whatever the policy's own probabilities are
+            log_p, v = np.zeros(len(rows)), q
+        else:
+            log_p = slate_log_probs(spoken, known, decisions.slate)
+            v = base + _expected(spoken, judged, decisions, reward, states, column, seed)
+        values[name] = off_policy_value(
+            LoggedRounds(decisions.log_propensity, np.minimum(log_p, 0.0), truth, user, q, v), settings
+        )
+    return OffPolicySection(reward=label, values=values)
+
+
+def listener_slates(judged: Judged, count: int, seed: int, length: int = 6) -> list[ListenerSlates]:
+    """What a few listeners had done, and each policy's likeliest slate for them beside the one that was logged."""
+    rows = judged.later(count, seed)
+    decisions = judged.decisions.take(rows)
+    past = contexts(judged.histories, decisions, length)
+    items = judged.catalog.items
+    shown: dict[str, NDArray[np.int32]] = {"logging": decisions.slate}
+    for name, spoken in judged.speakers.items():
+        known = contexts(judged.histories, decisions, spoken.settings.history_length)
+        shown[name], _ = LanguageModelPolicy(name, spoken, temperature=0.0).choose(known, np.random.default_rng(seed))
+    return [
+        ListenerSlates(
+            listener=judged.histories.user_ids[int(decisions.user[row])],
+            moment=datetime.fromtimestamp(int(decisions.time[row]) / 1e6, UTC).strftime("%A %H:%M UTC"),
+            history=[
+                _item(items, item, ACTIONS[action])
+                for item, action in zip(past.item[row].tolist(), past.action[row].tolist(), strict=True)
+                if item >= 0
+            ],
+            slates={name: [_item(items, item) for item in slates[row].tolist() if item >= 0] for name, slates in shown.items()},
+            says=decisions.steer[row],
+        )
+        for row in range(len(decisions))
+    ]
+
+
+def exposure_section(judged: Judged, rollout: Rollout | None, most: int, seed: int) -> ExposureSection:
+    """How much of the catalog each policy uses: while it was played in a world, else on contexts after the cut."""
+    if rollout is not None:
+        return ExposureSection({name: seen.summary(judged.catalog.items) for name, seen in rollout.exposure.items()})
+    decisions = judged.decisions.take(judged.later(most, seed))
+    found = {"logging": of_slates(decisions.slate, len(judged.catalog)).summary(judged.catalog.items)}
+    for name, spoken in judged.speakers.items():
+        known = contexts(judged.histories, decisions, spoken.settings.history_length)
+        slates, log_p = LanguageModelPolicy(name, spoken).choose(known, np.random.default_rng(seed))
+        found[name] = of_slates(slates, len(judged.catalog), log_p).summary(judged.catalog.items)
+    return ExposureSection(found)
+
+
+def _labels(outcomes: Path, label: str, decisions: Decisions) -> NDArray[np.float64]:
+    """The label of each decision (D,), nan where its window had not closed."""
+    table = read_outcomes(outcomes)
+    closed = table.table.filter(matured_at(label) <= table.end)
+    found = pl.DataFrame({"decision_id": decisions.decision_id}).join(
+        closed.select("decision_id", pl.col(label).cast(pl.Float64)), on="decision_id", how="left", maintain_order="left"
+    )
+    return found[label].fill_null(float("nan")).to_numpy()
+
+
+@torch.no_grad()
+def _expected(
+    spoken: Speaker,
+    judged: Judged,
+    decisions: Decisions,
+    reward: RewardModel,
+    states: torch.Tensor,
+    column: int,
+    seed: int,
+    samples: int = 4,
+) -> NDArray[np.float64]:
+    """Mean modelled advantage (B,) of slates drawn from the policy."""
+    generator = torch.Generator().manual_seed(seed)
+    means = []
+    for start in range(0, len(decisions), 256):
+        block = np.arange(start, min(start + 256, len(decisions)))
+        known = contexts(judged.histories, decisions.take(block), spoken.settings.history_length)
+        ids, mask = spoken.prompt.encode(known, None)
+        drawn = spoken.legal.draw(ids, mask, samples=samples, generator=generator)
+        _, items = spoken.grammar.decode(drawn.tokens.flatten(0, 1))
+        scores = reward.advantage(states[block], items.view(len(block), samples, -1))
+        means.append(scores.mean[..., column].mean(1))
+    return torch.cat(means).double().numpy()
+
+
+def _item(items: pl.DataFrame, row: int, reaction: str | None = None) -> ShownItem:
+    found = items.row(row, named=True)
+    return ShownItem(
+        title=found["title"] or found["item_id"],
+        creator=found["creator"],
+        kind=found["kind"],
+        tags=found["tags"] or (),
+        reaction=reaction,
+    )
