@@ -88,7 +88,11 @@ _NEEDS = RESPONSES | {"converted_28": "convert"}
 
 @dataclass(frozen=True)
 class OutcomeSettings:
-    """How sessions, visits and discoveries are told. `carried_share` is explained at `carried_labels`."""
+    """How sessions, visits and discoveries are told. `carried_share` is explained at `carried_labels`.
+
+    `gap_minutes` cuts sessions where events have no session id (in a store all have one, by the gap it was written
+    with); everywhere it says how far from a session a decision may lie and still be made in it.
+    """
 
     gap_minutes: float = GAP_MINUTES
     active: tuple[str, ...] = ("play", "skip", "complete", "save", "like", "dislike", "open", "convert")
