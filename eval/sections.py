@@ -6,7 +6,7 @@ What a policy may have learned from ends at the run's cut; everything here that 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -161,7 +161,10 @@ def listener_slates(judged: Judged, count: int, seed: int, length: int = 6) -> l
                 for item, action in zip(past.item[row].tolist(), past.action[row].tolist(), strict=True)
                 if item >= 0
             ],
-            slates={name: [_item(items, item) for item in slates[row].tolist() if item >= 0] for name, slates in shown.items()},
+            slates={
+                name: [_item(items, item) for item in slates[row].tolist() if item >= 0]
+                for name, slates in shown.items()
+            },
             says=decisions.steer[row],
         )
         for row in range(len(decisions))
@@ -186,7 +189,10 @@ def _labels(outcomes: Path, label: str, decisions: Decisions) -> NDArray[np.floa
     table = read_outcomes(outcomes)
     closed = table.table.filter(matured_at(label) <= table.end)
     found = pl.DataFrame({"decision_id": decisions.decision_id}).join(
-        closed.select("decision_id", pl.col(label).cast(pl.Float64)), on="decision_id", how="left", maintain_order="left"
+        closed.select("decision_id", pl.col(label).cast(pl.Float64)),
+        on="decision_id",
+        how="left",
+        maintain_order="left",
     )
     return found[label].fill_null(float("nan")).to_numpy()
 

@@ -39,11 +39,16 @@ def machine_arguments(preset: Preset, output: Path, seed: int) -> dict[str, Any]
     }
 
 
+def trainer_defaults() -> dict[str, Any]:
+    """Defaults of a trainer's command line on this machine (TRL's own want a GPU with bfloat16)."""
+    return {"use_cpu": not torch.cuda.is_available(), "bf16": False}
+
+
 def overridden(given: TrainingArguments | None) -> dict[str, Any]:
     """What a command line or YAML file changed of a trainer's arguments: the fields that are not at their defaults."""
     if given is None:
         return {}
-    plain = type(given)(output_dir=given.output_dir)
+    plain = type(given)(output_dir=given.output_dir, **trainer_defaults())
     names = [field.name for field in fields(given) if field.init and field.name != "output_dir"]
     changed = {name: getattr(given, name) for name in names if getattr(given, name) != getattr(plain, name)}
     return json.loads(json.dumps(changed, default=str))  # type: ignore[no-any-return]

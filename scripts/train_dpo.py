@@ -16,7 +16,7 @@ from trl import DPOConfig, TrlParser
 from data.artifacts import build
 from data.errors import exit_on_input_error
 from policy.dpo import DPOSettings, dpo_config, train_dpo
-from policy.training import overridden
+from policy.training import overridden, trainer_defaults
 from scripts.opened import open_run, resolve_preset
 
 
@@ -59,7 +59,9 @@ def stage(args: DPOArguments, given: DPOConfig | None = None) -> bool:
 
 
 def main() -> None:
-    args, given = TrlParser((DPOArguments, DPOConfig)).parse_args_and_config()
+    parser = TrlParser((DPOArguments, DPOConfig))
+    parser.set_defaults(**trainer_defaults())
+    args, given = parser.parse_args_and_config()
     stage(args, given)
 
 

@@ -17,7 +17,7 @@ from trl import TrlParser
 from data.artifacts import build
 from data.errors import exit_on_input_error
 from policy.ppo import PPOConfig, PPOSettings, ppo_config, train_ppo
-from policy.training import overridden
+from policy.training import overridden, trainer_defaults
 from scripts.opened import open_run, resolve_preset
 
 
@@ -71,7 +71,9 @@ def stage(args: PPOArguments, given: PPOConfig | None = None) -> bool:
 
 
 def main() -> None:
-    args, given = TrlParser((PPOArguments, PPOConfig)).parse_args_and_config()
+    parser = TrlParser((PPOArguments, PPOConfig))
+    parser.set_defaults(**trainer_defaults())
+    args, given = parser.parse_args_and_config()
     stage(args, given)
 
 

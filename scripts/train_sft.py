@@ -18,7 +18,7 @@ from trl import SFTConfig, TrlParser
 from data.artifacts import build
 from data.errors import exit_on_input_error
 from policy.sft import SFTSettings, sft_config, train_sft
-from policy.training import overridden
+from policy.training import overridden, trainer_defaults
 from scripts.opened import open_run, resolve_preset
 
 
@@ -51,7 +51,9 @@ def stage(args: PolicyArguments, given: SFTConfig | None = None) -> bool:
 
 
 def main() -> None:
-    args, given = TrlParser((PolicyArguments, SFTConfig)).parse_args_and_config()
+    parser = TrlParser((PolicyArguments, SFTConfig))
+    parser.set_defaults(**trainer_defaults())
+    args, given = parser.parse_args_and_config()
     stage(args, given)
 
 

@@ -1,0 +1,201 @@
+"""Judge a run's policies and write the report: runs/<name>/reports/index.html and report.json.
+
+    python scripts/evaluate.py --run runs/demo
+    python scripts/evaluate.py --run runs/demo-smollm2 --compare runs/demo
+
+In a simulated world the policies are played to fresh listeners; on a real log, what only a world can know is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from trl import TrlParser
+
+from data.artifacts import build, manifest
+from data.errors import InputError, exit_on_input_error
+from eval.report import make_report
+from eval.report.inputs import Comparison, Missing, ReportInputs, WorldSection
+from eval.report.summary import print_summary
+from eval.sections import (
+    Judged,
+    exposure_section,
+    listener_slates,
+    off_policy_section,
+    ranking_section,
+    reward_section,
+    world_rollout,
+)
+from policy.checkpoint import Speaker, load_speaker
+from rewards.model import RewardModel
+from scripts.opened import Opened, open_run, resolve_preset
+
+OUTCOMES_BY_CHOICE = ("active_days_7", "returned_7d", "returned_1d")  # what off-policy values are of: the first carried
+
+
+@dataclass
+class EvaluateArguments:
+    """Which run, how thoroughly."""
+
+    run: str = field(default="runs/demo", metadata={"help": "run folder with policy/ and rewards/"})
+    preset: str = field(
+        default="nano", metadata={"help": "preset the policies were trained with: its speed sets the budget"}
+    )
+    base_model: str | None = field(default=None, metadata={"help": "a Hugging Face causal LM instead of a preset"})
+    set: list[str] = field(
+        default_factory=list, metadata={"help": "preset fields to change, e.g. rollout_listeners=100"}
+    )
+    compare: str | None = field(default=None, metadata={"help": "another run whose report is put beside this one"})
+    rounds: int = field(default=1_500, metadata={"help": "logged decisions for the off-policy values"})
+    eval_seed: int = field(default=0, metadata={"help": "seed of samples and draws"})
+
+
+class Clock:
+    """Seconds of each part of the evaluation."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def lap(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - started, 2)
+
+
+def stage(args: EvaluateArguments) -> bool:
+    """Write the report; True when it was made, False when an unchanged one was there."""
+    run = open_run(Path(args.run))
+    policies = adapters(run.folder)
+    other = Path(args.compare) if args.compare else None
+    if other is not None and not (other / "reports" / "report.json").is_file():
+        raise InputError(f"{other} has no reports/report.json: run scripts/evaluate.py on it first")
+    preset = resolve_preset(args.preset, args.base_model, args.set)
+    config = {
+        "cases": preset.ranking_cases,
+        "listeners": preset.rollout_listeners,
+        "rounds": args.rounds,
+        "compare": args.compare,
+    }
+    inputs = [run.folder / "rewards" / "midterm", run.folder / "policy" / "sft", *policies.values()]
+    if other is not None:
+        inputs.append(other / "reports")
+    return build(
+        run.folder / "reports",
+        config=config,
+        inputs=[run.folder / "logs", run.folder / "outcomes", run.folder / "catalog", *inputs],
+        seed=args.eval_seed,
+        make=lambda folder: write_report(args, run, folder),
+    )
+
+
+def adapters(run: Path) -> dict[str, Path]:
+    """The trained adapters of a run by name, click-tuned twins first, so that tables read from baseline to proposal."""
+    found = [path.parent for path in sorted((run / "policy").glob("*/adapter_config.json"))]
+    order = sorted(found, key=lambda path: ("click" not in path.name, path.name))
+    return {path.name: path for path in order}
+
+
+def speakers(run: Opened) -> dict[str, Speaker]:
+    """Every trained policy of a run, SFT first."""
+    base = run.folder / "policy" / "sft"
+    loaded = {"sft": load_speaker(base, run.catalog)}
+    return loaded | {name: load_speaker(base, run.catalog, path) for name, path in adapters(run.folder).items()}
+
+
+def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
+    """Put the run's policies to every question its log can carry."""
+    preset = resolve_preset(args.preset, args.base_model, args.set)
+    origin = manifest(run.folder / "logs")
+    world = origin["config"].get("world")
+    clock, seed = Clock(), args.eval_seed
+    judged = Judged(run.catalog, run.histories, run.decisions, run.cut, speakers(run))
+    rollout = None
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("judging", total=None)
+        if world is not None:
+            with clock.lap("rollouts"):
+                rollout = world_rollout(judged, world, origin["seed"], preset.rollout_listeners, progress)
+        progress.update(task, description="ranking the next item")
+        with clock.lap("ranking"):
+            ranking = ranking_section(judged, preset.ranking_cases, seed)
+        progress.update(task, description="off-policy values")
+        reward = RewardModel.load(run.folder / "rewards" / "midterm")
+        label = next(name for name in OUTCOMES_BY_CHOICE if name in reward.labels)
+        with clock.lap("off_policy"):
+            off_policy = off_policy_section(judged, run.folder / "outcomes", reward, label, args.rounds, seed)
+        with clock.lap("slates"):
+            slates = listener_slates(judged, 6, seed)
+            exposure = exposure_section(judged, rollout, 1_000, seed)
+    inputs = ReportInputs(
+        run=run.folder.name,
+        source=f"world {world}" if world else f"log read by {origin['config'].get('reader')}",
+        preset=preset.name,
+        world=WorldSection(rollouts=[rollout], world=world) if rollout is not None else None,
+        rewards=reward_section(run.folder / "rewards" / "midterm"),
+        off_policy=off_policy,
+        ranking=ranking,
+        exposure=exposure,
+        slates=slates,
+        missing=missing(run),
+        comparison=comparison(args.compare),
+        timing=stage_seconds(run.folder) | {f"report: {name}": seconds for name, seconds in clock.seconds.items()},
+        manifest={"logs": {key: origin[key] for key in ("config", "seed")}, "packages": origin["packages"]},
+    )
+    make_report(inputs, folder)
+
+
+def stage_seconds(run: Path) -> dict[str, float]:
+    """Wall seconds of every stage, from the manifests."""
+    found = sorted(run.glob("*/manifest.json")) + sorted(run.glob("*/*/manifest.json"))
+    made = [path.parent for path in found if path.parent.name != "reports"]
+    return {path.relative_to(run).as_posix(): float(manifest(path)["wall_seconds"]) for path in made}
+
+
+def missing(run: Opened) -> list[Missing]:
+    """What the log does not have, as its reader and its labels say."""
+    gaps = []
+    if run.store.organic:
+        gaps.append(
+            Missing(
+                "impressions",
+                "The log says what was played, not what was shown: the items of a session stand for its slate, so an "
+                "advantage here compares sessions, not decisions of a product.",
+            )
+        )
+        gaps.append(
+            Missing(
+                "propensities",
+                "Nobody wrote down how likely a slate was to be shown, so off-policy values are refused, not guessed.",
+            )
+        )
+    gaps += [Missing(what, why) for what, why in run.store.notes.items() if what not in ("impressions", "propensities")]
+    left_out = json.loads((run.folder / "outcomes" / "outcomes.json").read_text())["left_out"]
+    return gaps + [Missing(label, f"Left out: {why}.") for label, why in left_out.items()]
+
+
+def comparison(other: str | None) -> Comparison | None:
+    """The other run's report, if one is to be put beside this one."""
+    if other is None:
+        return None
+    report: dict[str, Any] = json.loads((Path(other) / "reports" / "report.json").read_text())
+    return Comparison(label=f"{report['preset']} ({report['run']})", report=report)
+
+
+def main() -> None:
+    (args,) = TrlParser((EvaluateArguments,)).parse_args_and_config()
+    stage(args)
+    reports = Path(args.run) / "reports"
+    print_summary(json.loads((reports / "report.json").read_text()), Console(), reports / "index.html")
+
+
+if __name__ == "__main__":
+    exit_on_input_error(main)
