@@ -8,6 +8,7 @@ position.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -82,14 +83,13 @@ class SlateGrammar:
             raise InputError(f"eligibility is for {len(counted.group)} rows but there are {rows} completions")
         if said == 0:
             return self._moves(rows)
-        tokens = self._relative(completion)
-        self._check_moves(tokens[:, 0])
+        codes = self._codes(completion)
         done, level = divmod(said - 1, self.trie.levels)
-        taken = self._items(tokens[:, 1 : 1 + done * self.trie.levels].reshape(rows, done, self.trie.levels))
+        whole = done * self.trie.levels
+        taken = self._leaves(codes[:, :whole].reshape(rows, done, self.trie.levels))
         node = torch.zeros(rows, dtype=torch.long, device=self.trie.device)
         for step in range(level):
-            node = self.trie.follow(node, tokens[:, said - level + step])
-        self._check_on_trie(node)
+            node = self.trie.step(step, node, codes[:, whole + step])
         return self._some_legal(self.trie.legal(level, node, counted, taken))
 
     def legal_all(self, completions: Tensor, eligible: Tensor | Eligibility | None = None) -> Tensor:
@@ -103,18 +103,15 @@ class SlateGrammar:
             raise InputError(f"completions have {width} tokens, this grammar's have {self.length}")
         levels, places = self.trie.levels, self.slate_size
         counted = self.eligibility(eligible)
-        tokens = self._relative(completions)
-        self._check_moves(tokens[:, 0])
-        codes = tokens[:, 1:].reshape(rows, places, levels)
-        items = self._items(codes)
+        leaves = self._leaves(self._codes(completions).reshape(rows, places, levels))
         # Row b, place k of the flattened batch has items 0..k-1 of slate b behind it.
         before = torch.ones((places, places), dtype=torch.bool, device=self.trie.device).tril(-1)
-        taken = torch.where(before, items.unsqueeze(1), -1).reshape(rows * places, places)[:, : places - 1]
+        taken = torch.where(before, leaves.unsqueeze(1), self.trie.items).flatten(0, 1)[:, : places - 1]
         spread = counted.rows(torch.arange(rows, device=self.trie.device).repeat_interleave(places))
 
         masks = torch.empty((rows, places, levels, self.trie.width), dtype=torch.bool, device=self.trie.device)
         node = torch.zeros(rows * places, dtype=torch.long, device=self.trie.device)
-        path = self.trie.item_path[items].reshape(rows * places, levels)
+        path = self.trie.leaf_path[leaves.flatten()]
         for level in range(levels):
             legal = self._some_legal(self.trie.legal(level, node, spread, taken))
             masks[:, :, level] = legal.reshape(rows, places, self.trie.width)
@@ -140,34 +137,50 @@ class SlateGrammar:
         """Moves (B,) and items (B, K) of whole completions (B, T). Raises InputError for one that is not legal."""
         if tokens.dim() != 2 or tokens.shape[1] != self.length:
             raise InputError(f"completions have shape {tuple(tokens.shape)}, whole ones are (B, {self.length})")
-        relative = self._relative(tokens)
-        self._check_moves(relative[:, 0])
-        items = self._items(relative[:, 1:].reshape(len(tokens), self.slate_size, self.trie.levels))
+        items = self.trie.leaf_item[self._leaves(self._codes(tokens).reshape(len(tokens), -1, self.trie.levels))]
         self._check_distinct(items)
-        return relative[:, 0], items
+        return self._relative(tokens[:, 0]), items
 
     def _relative(self, tokens: Tensor) -> Tensor:
         first = self.vocabulary.first
         tokens = tokens.to(self.trie.device).long()
         return torch.where(tokens >= first, tokens - first, tokens)
 
+    def _codes(self, completion: Tensor) -> Tensor:
+        """Codes (B, t - 1) of what was said after the move (B, t). Raises InputError for a token out of place."""
+        tokens = self._relative(completion)
+        self._check_moves(tokens[:, 0])
+        said = tokens.shape[1] - 1
+        codes = tokens[:, 1:] - self._offsets[:said]
+        wrong = (codes < 0) | (codes >= self._sizes[:said])
+        if bool(wrong.any()):
+            raise InputError(f"completion {int(wrong.any(1).nonzero()[0])} spells no item: a token is out of its place")
+        return codes
+
+    @cached_property
+    def _offsets(self) -> Tensor:
+        return torch.tensor(self.trie.level_offsets * self.slate_size, device=self.trie.device)
+
+    @cached_property
+    def _sizes(self) -> Tensor:
+        return torch.tensor(self.trie.level_sizes * self.slate_size, device=self.trie.device)
+
     def _moves(self, rows: int) -> Tensor:
         mask = torch.zeros((rows, self.trie.width), dtype=torch.bool, device=self.trie.device)
         mask[:, : len(MOVES)] = True
         return mask
 
-    def _items(self, codes: Tensor) -> Tensor:
-        """Catalog rows (...) spelt by relative tokens (..., L)."""
+    def _leaves(self, codes: Tensor) -> Tensor:
+        """Leaf positions (B, J) of codes (B, J, L). Raises InputError where they spell no item."""
         node = torch.zeros(codes.shape[:-1], dtype=torch.long, device=self.trie.device)
         for level in range(self.trie.levels):
-            node = self.trie.follow(node, codes[..., level])
-        self._check_on_trie(node)
-        return self.trie.leaf_item[self.trie.node_lo[node]]
-
-    def _check_on_trie(self, node: Tensor) -> None:
-        if bool((node < 0).any()):
-            row = int((node < 0).nonzero()[0, 0])
-            raise InputError(f"completion {row} spells no item of this catalog: its codes lead off the trie")
+            node = self.trie.step(level, node, codes[..., level])
+        lost = node == self.trie.items
+        if bool(lost.any()):
+            raise InputError(
+                f"completion {int(lost.any(1).nonzero()[0])} spells no item of this catalog: codes lead off the trie"
+            )
+        return node
 
     def _check_moves(self, moves: Tensor) -> None:
         wrong = (moves < 0) | (moves >= len(MOVES))

@@ -11,12 +11,18 @@ live on any device. Example, three items with codes (0,0), (0,1), (1,0) and leve
     node_lo..hi   0..3     0..2    2..3    0..1      1..2      2..3
 
 Tokens here are completion-relative: position in the contiguous block of move and code tokens.
+
+Following an edge is the inner loop of decoding and of every training loss, so the rows of the CSR table are also laid
+out flat, level by level: `window[l][node, code]` is the child, in the numbering of its own level. Codes are balanced,
+so this is little more than one entry per item. One row and one number past the end stand for "off the trie" and lead
+nowhere else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -29,11 +35,12 @@ class Eligibility:
     """How many eligible items lie under every node, counted once and read at every decoding step.
 
     `counts` is (G, M) int32 for G distinct item sets over M nodes; `group` (B,) says which set each row uses, or is
-    None when G is 1 and every row shares it.
+    None when G is 1 and every row shares it. `open` keeps, for a shared set, the mask of every node of a level.
     """
 
     counts: Tensor
     group: Tensor | None
+    open: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def rows(self, index: Tensor) -> Eligibility:
         """The same counts for the rows in `index` (R,), repeats allowed."""
@@ -51,9 +58,12 @@ class Eligibility:
 class Trie:
     """CSR transition table. N items, L levels, M nodes, M - 1 edges; all tensors on one device.
 
-    child_start (M + 1,), child_token (M - 1,), child_node (M - 1,), node_lo (M,), node_hi (M,), leaf_item (N,)
-    catalog row at each leaf position, item_path (N, L) node of each prefix of each item (the last is its leaf node);
-    all int64.
+    child_start (M + 1,), child_token (M - 1,), child_node (M - 1,), node_lo (M,), node_hi (M,): nodes in order of
+    level, the root first. leaf_item (N,): catalog row at each leaf position. All int64.
+
+    From here on a node goes by its number within its level; level l has nodes_at[l] of them, a leaf's number is its
+    position. leaf_path (N, L): nodes on the way to each leaf, itself last. leaf_code (N, L): the codes. window: per
+    level (nodes_at[l] + 1, level_sizes[l]) int64, see above.
     """
 
     child_start: Tensor
@@ -62,11 +72,12 @@ class Trie:
     node_lo: Tensor
     node_hi: Tensor
     leaf_item: Tensor
-    item_path: Tensor
-    edge_key: Tensor  # node * width + token of each edge, ascending: one binary search follows any number of edges
+    leaf_path: Tensor
+    leaf_code: Tensor
+    window: tuple[Tensor, ...]
     level_offsets: tuple[int, ...]
     level_sizes: tuple[int, ...]
-    fan_out: tuple[int, ...]  # the widest node of each level
+    nodes_at: tuple[int, ...]
 
     @classmethod
     def build(cls, codes: Tensor, level_offsets: Sequence[int], level_sizes: Sequence[int]) -> Trie:
@@ -91,46 +102,41 @@ class Trie:
             raise InputError("two items share one semantic ID: rebuild the catalog so that codes are unique")
 
         lo, hi = [torch.zeros(1, dtype=torch.long, device=device)], [torch.full((1,), items, device=device)]
-        parents, tokens, path = [], [], []
-        first, parent_of_leaf = 1, torch.zeros(items, dtype=torch.long, device=device)
+        parents, tokens, path, windows, nodes_at = [], [], [], [], [1]
+        parent = torch.zeros(items, dtype=torch.long, device=device)  # of each leaf position, within its level
         sorted_codes = codes[leaf_item]
-        for level in range(levels):
+        for level, size in enumerate(level_sizes):
             opens = torch.ones(items, dtype=torch.bool, device=device)
-            if items > 1:
-                moved = sorted_codes[1:, level] != sorted_codes[:-1, level]
-                opens[1:] = moved | (parent_of_leaf[1:] != parent_of_leaf[:-1])
+            opens[1:] = (sorted_codes[1:, level] != sorted_codes[:-1, level]) | (parent[1:] != parent[:-1])
             start = opens.nonzero().squeeze(1)
+            code, above = sorted_codes[start, level], parent[start]
+            window = torch.full((nodes_at[-1] + 1, size), len(start), dtype=torch.long, device=device)
+            window[above, code] = torch.arange(len(start), device=device)
+            windows.append(window)
             lo.append(start)
             hi.append(torch.cat([start[1:], torch.tensor([items], device=device)]))
-            parents.append(parent_of_leaf[start])
-            tokens.append(sorted_codes[start, level] + level_offsets[level])
-            parent_of_leaf = first + torch.cumsum(opens, 0) - 1
-            path.append(parent_of_leaf)
-            first += len(start)
+            parents.append(above + sum(nodes_at[:-1]))
+            tokens.append(code + level_offsets[level])
+            parent = torch.cumsum(opens, 0) - 1
+            path.append(parent)
+            nodes_at.append(len(start))
 
-        parent, child_token = torch.cat(parents), torch.cat(tokens)
-        degree = torch.bincount(parent, minlength=first)
-        child_start = torch.zeros(first + 1, dtype=torch.long, device=device)
-        child_start[1:] = torch.cumsum(degree, 0)
-        item_path = torch.empty((items, levels), dtype=torch.long, device=device)
-        item_path[leaf_item] = torch.stack(path, 1)
-        node_level_start = [0, 1]
-        for start in lo[1:]:
-            node_level_start.append(node_level_start[-1] + len(start))
+        nodes = sum(nodes_at)
+        child_start = torch.zeros(nodes + 1, dtype=torch.long, device=device)
+        child_start[1:] = torch.cumsum(torch.bincount(torch.cat(parents), minlength=nodes), 0)
         return cls(
             child_start=child_start,
-            child_token=child_token,
-            child_node=torch.arange(1, first, device=device),
+            child_token=torch.cat(tokens),
+            child_node=torch.arange(1, nodes, device=device),
             node_lo=torch.cat(lo),
             node_hi=torch.cat(hi),
             leaf_item=leaf_item,
-            item_path=item_path,
-            edge_key=parent * (level_offsets[-1] + level_sizes[-1]) + child_token,
+            leaf_path=torch.stack(path, 1),
+            leaf_code=sorted_codes,
+            window=tuple(windows),
             level_offsets=tuple(level_offsets),
             level_sizes=tuple(level_sizes),
-            fan_out=tuple(
-                int(degree[node_level_start[level] : node_level_start[level + 1]].max()) for level in range(levels)
-            ),
+            nodes_at=tuple(nodes_at),
         )
 
     @property
@@ -152,14 +158,33 @@ class Trie:
 
     def to(self, device: torch.device | str) -> Trie:
         moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.type == "Tensor"}
-        return replace(self, **moved)
+        return replace(self, **moved, window=tuple(window.to(device) for window in self.window))
 
     def follow(self, nodes: Tensor, tokens: Tensor) -> Tensor:
-        """The child of each node along each token, same shape; -1 where there is no such edge or the node is -1."""
+        """Children of `nodes` along `tokens`, of one shape and numbered over all levels (as node_lo and node_hi are).
+
+        -1 where there is no such edge or the node is -1. Any mixture of levels; `step` is the faster one for a single
+        level.
+        """
         wanted = nodes * self.width + tokens
-        edge = torch.searchsorted(self.edge_key, wanted).clamp_(max=len(self.edge_key) - 1)
-        found = (self.edge_key[edge] == wanted) & (nodes >= 0) & (tokens >= 0) & (tokens < self.width)
+        edge = torch.searchsorted(self._edge_key, wanted).clamp_(max=len(self._edge_key) - 1)
+        found = (self._edge_key[edge] == wanted) & (nodes >= 0) & (tokens >= 0) & (tokens < self.width)
         return torch.where(found, self.child_node[edge], -1)
+
+    @cached_property
+    def _edge_key(self) -> Tensor:
+        """Ascending over edges: node x C + token."""
+        degree = self.child_start[1:] - self.child_start[:-1]
+        node = torch.arange(len(degree), device=self.device).repeat_interleave(degree)
+        return node * self.width + self.child_token
+
+    def step(self, level: int, nodes: Tensor, codes: Tensor) -> Tensor:
+        """Children, numbered within level + 1, of `nodes` of `level` along `codes` of it; all of one shape.
+
+        `nodes_at[level + 1]` says "off the trie", for which `nodes` may also stand with `nodes_at[level]`. Codes must
+        lie in 0..level_sizes[level] - 1.
+        """
+        return self.window[level].view(-1)[nodes * self.level_sizes[level] + codes]
 
     def count(self, eligible: Tensor | None) -> Eligibility:
         """Count eligible items under every node, for `eligible` (N,) shared by all rows, (B, N) by row, or None for
@@ -181,31 +206,38 @@ class Trie:
         return Eligibility(counts, None if eligible.dim() == 1 else torch.arange(len(sets), device=self.device))
 
     def legal(self, level: int, nodes: Tensor, eligibility: Eligibility, taken: Tensor) -> Tensor:
-        """Which codes of `level` lead on from `nodes` (R,) to an eligible item that is not yet taken. (R, C) bool.
+        """Which codes of `level` lead on from its `nodes` (R,) to an eligible item that is not yet taken. (R, C) bool.
 
-        `taken` (R, J) are catalog rows already used by the row, -1 for none, in any order. A taken item is subtracted
-        along its own path only: nothing of size R x N is made.
+        `taken` (R, J) are leaf positions already used by the row, `items` for none, in any order. A taken item is
+        subtracted along its own path only: nothing of size R x N is made.
         """
-        rows = len(nodes)
-        mask = torch.zeros((rows, self.width), dtype=torch.bool, device=self.device)
-        span = torch.arange(self.fan_out[level], device=self.device)
-        edge = self.child_start[nodes].unsqueeze(1) + span
-        real = edge < self.child_start[nodes + 1].unsqueeze(1)
-        edge.clamp_(max=len(self.child_node) - 1)
-        open_ = real & (eligibility.at(self.child_node[edge]) > 0)
-        row, column = open_.nonzero(as_tuple=True)
-        mask[row, self.child_token[edge[row, column]]] = True
+        first = sum(self.nodes_at[: level + 1])  # of the children's level, among all nodes
+        offset, size = self.level_offsets[level], self.level_sizes[level]
+        mask = torch.zeros((len(nodes), self.width), dtype=torch.bool, device=self.device)
+        if eligibility.group is None:
+            if level not in eligibility.open:
+                eligibility.open[level] = self._open(level, self.window[level], eligibility)
+            mask[:, offset : offset + size] = eligibility.open[level][nodes]
+        else:
+            mask[:, offset : offset + size] = self._open(level, self.window[level][nodes], eligibility)
         if taken.shape[1] == 0:
             return mask
 
-        known = taken.clamp(min=0)
-        path = self.item_path[known]  # (R, J, L)
-        at_node = path[..., level - 1] == nodes.unsqueeze(1) if level else torch.ones_like(taken, dtype=torch.bool)
-        repeated = (taken.unsqueeze(2) == taken.unsqueeze(1)).tril(-1).any(2)
-        uses = (taken >= 0) & at_node & ~repeated & (eligibility.at(path[..., -1]) > 0)  # (R, J)
-        child = path[..., level]
+        leaf = taken.clamp(max=self.items - 1)
+        child = self.leaf_path[leaf, level]  # (R, J)
+        uses = (taken < self.items) & (eligibility.at(leaf + sum(self.nodes_at[:-1])) > 0)
+        if level:
+            uses &= self.leaf_path[leaf, level - 1] == nodes.unsqueeze(1)
+        if taken.shape[1] > 1:
+            uses &= ~(taken.unsqueeze(2) == taken.unsqueeze(1)).tril(-1).any(2)
         used = ((child.unsqueeze(2) == child.unsqueeze(1)) & uses.unsqueeze(1)).sum(2)
-        row, column = (uses & (eligibility.at(child) <= used)).nonzero(as_tuple=True)
-        token = self.child_token[child[row, column] - 1]  # edge e leads to node e + 1
-        mask[row, token] = False
-        return mask
+        exhausted = uses & (eligibility.at(child + first) <= used)
+        code = self.leaf_code[leaf, level]
+        column = torch.where(exhausted, code + offset, 0)  # column 0 is a move: closed at every level
+        return mask.scatter_(1, column, False)
+
+    def _open(self, level: int, children: Tensor, eligibility: Eligibility) -> Tensor:
+        """Whether there is an eligible item under each of `children` (R, size), which belong to level + 1."""
+        last = self.nodes_at[level + 1] - 1
+        first = sum(self.nodes_at[: level + 1])
+        return (eligibility.at(children.clamp(max=last) + first) > 0) & (children <= last)

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -46,9 +48,9 @@ def test_masks_equal_brute_force(table, data):
     eligible = np.array([data.draw(flags) for _ in rows]) if by_row else np.array(data.draw(flags))
     node = torch.zeros(len(rows), dtype=torch.long)
     for step in range(level):
-        tokens = torch.as_tensor(codes[rows, step] + trie.level_offsets[step])
-        node = trie.follow(node, tokens)
-    mask = trie.legal(level, node, trie.count(torch.as_tensor(eligible)), torch.as_tensor(taken))
+        node = trie.step(step, node, torch.as_tensor(codes[rows, step]))
+    leaf = torch.cat([torch.argsort(trie.leaf_item), torch.tensor([items])])[torch.as_tensor(taken)]  # -1: none
+    mask = trie.legal(level, node, trie.count(torch.as_tensor(eligible)), leaf)
     for number, row in enumerate(rows):
         flags_of_row = eligible[number] if by_row else eligible
         expected = legal_by_hand(codes, sizes, codes[row, :level], flags_of_row, taken[number])
@@ -63,14 +65,19 @@ def test_every_item_is_reached_by_its_codes_and_nothing_else_is(table):
     trie = build(codes, sizes)
     everything = np.stack(np.unravel_index(np.arange(int(np.prod(sizes))), sizes), axis=1)
     node = torch.zeros(len(everything), dtype=torch.long)
+    by_edge = node
     for level in range(len(sizes)):
-        node = trie.follow(node, torch.as_tensor(everything[:, level] + trie.level_offsets[level]))
+        codes_here = torch.as_tensor(everything[:, level])
+        node = trie.step(level, node, codes_here)
+        by_edge = trie.follow(by_edge, codes_here + trie.level_offsets[level])
+    first_leaf = sum(trie.nodes_at[:-1])
+    assert torch.equal(by_edge, torch.where(node < len(codes), node + first_leaf, -1))
     rows = {tuple(code): row for row, code in enumerate(codes)}
     for path, leaf in zip(everything, node.tolist()):
         if tuple(path) in rows:
-            assert int(trie.leaf_item[trie.node_lo[leaf]]) == rows[tuple(path)]
+            assert int(trie.leaf_item[leaf]) == rows[tuple(path)]
         else:
-            assert leaf == -1
+            assert leaf == len(codes)
 
 
 def test_permuting_the_catalog_permutes_the_leaves():
@@ -80,6 +87,27 @@ def test_permuting_the_catalog_permutes_the_leaves():
     plain, permuted = build(codes, (4, 4, 4)), build(codes[order], (4, 4, 4))
     assert torch.equal(plain.leaf_item, torch.as_tensor(order)[permuted.leaf_item])
     assert torch.equal(plain.child_token, permuted.child_token)
+
+
+@settings(max_examples=50, deadline=None)
+@given(code_tables())
+def test_the_flat_rows_and_the_csr_table_are_one_tree(table):
+    codes, sizes = table
+    trie = build(codes, sizes)
+    first = 0
+    for level in range(len(sizes)):
+        below = first + trie.nodes_at[level]
+        for node in range(trie.nodes_at[level]):
+            edges = slice(int(trie.child_start[first + node]), int(trie.child_start[first + node + 1]))
+            children = trie.window[level][node]
+            known = (children < trie.nodes_at[level + 1]).nonzero().squeeze(1)
+            assert (known + trie.level_offsets[level]).tolist() == trie.child_token[edges].tolist()
+            assert (children[known] + below).tolist() == trie.child_node[edges].tolist()
+            spans = [(int(trie.node_lo[child]), int(trie.node_hi[child])) for child in trie.child_node[edges]]
+            assert spans[0][0] == int(trie.node_lo[first + node])
+            assert spans[-1][1] == int(trie.node_hi[first + node])
+            assert all(left[1] == right[0] for left, right in itertools.pairwise(spans))
+        first = below
 
 
 def test_a_token_outside_the_block_leads_nowhere():
