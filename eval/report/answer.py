@@ -143,7 +143,7 @@ def seeds_words(gap: Report) -> str:
 
 def of_off_policy(report: Report, name: str, found: Report) -> Answer:
     """The answer where the log supports an off-policy value."""
-    label, reward = policy_style(name).label, report["ope_about"]["reward"]
+    label, reward = policy_style(name).label, metric(report["ope_about"]["reward"]).label.lower()
     verdict = verdict_of(found["diff_lo"], found["diff_hi"])
     headline = {
         "gain": f"{label} would raise {reward}: {number(found['value'])} where today's policy has "
@@ -173,7 +173,7 @@ def of_log(report: Report) -> Answer:
         if score is None or head["baseline"] is None or metric(label).short_term:
             continue
         better = score - head["baseline"]
-        words = "better than" if better > 0.005 else "worse than" if better < -0.005 else "no better than"
+        words = "above" if better > 0.005 else "below" if better < -0.005 else "level with"
         points.append(
             point(
                 f"Can we foresee it: {metric(label).label.lower()}",
@@ -194,13 +194,19 @@ def of_log(report: Report) -> Answer:
                 f"the transition count's {percent(theirs)}.",
             )
         )
-    reasons = [missing["consequence"] for missing in report.get("missing", [])]
+    reasons = [missing["consequence"] for missing in report.get("missing", [])][:2]  # the page has the others
     if reasons:
         points.append(point("Why not more", " ".join(reasons)))
+    points.append(
+        point(
+            "What would answer it",
+            "serve one of these policies to a part of the listeners, drawing slates at random and logging their "
+            "probabilities; the next report can then say.",
+        )
+    )
     headline = (
-        "This log cannot say what another policy would change. It can say how well return is foreseen, and what each "
-        "policy would play: serve one of them to a part of the listeners with logged probabilities, and the next "
-        "report can answer."
+        "This log cannot say what another policy would change; it shows how well return is foreseen and what each "
+        "policy would play."
     )
     return {"headline": headline, "verdict": "unknown", "policy": None, "points": points}
 

@@ -68,12 +68,14 @@ def bars(name: str, rows: Sequence[tuple[str, float, str]], written: Callable[[f
     """Horizontal bars from zero: (label, value, colour)."""
     drawing = Drawing(height=ROW * len(rows) + 8)
     most = max((value for _, value, _ in rows), default=0.0) or 1.0
-    reach = WIDTH - LABELS - VALUES - 16
+    # Stages have longer names than policies.
+    labels = min(max([LABELS, *(text_width(label) + 4 for label, _, _ in rows)]), 160.0)
+    reach = WIDTH - labels - VALUES - 16
     for row, (label, value, colour) in enumerate(rows):
         y = 4 + ROW * row
-        drawing.text(LABELS, y + 16, fit(label, LABELS - 2), 12, "end")
-        drawing.rect(LABELS + 8, y + 4, max(1.0, reach * value / most), ROW - 9, colour)
-        drawing.text(LABELS + 14 + reach * value / most, y + 16, written(value), 12)
+        drawing.text(labels, y + 16, fit(label, labels - 2), 12, "end")
+        drawing.rect(labels + 8, y + 4, max(1.0, reach * value / most), ROW - 9, colour)
+        drawing.text(labels + 14 + reach * value / most, y + 16, written(value), 12)
     return drawing.svg(name, "; ".join(f"{label} {written(value)}" for label, value, _ in rows))
 
 

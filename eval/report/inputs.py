@@ -36,7 +36,7 @@ class HeadQuality:
     """One outcome head on the later slice.
 
     score_name: "auc" (probabilities) or "c_index" (times and counts); higher is better. baselines: the same score of
-    what people would otherwise use. ece: expected calibration error, in the outcome's unit.
+    what people would otherwise use. ece: expected calibration error, as a share of the most there can be.
     """
 
     score_name: str
@@ -57,7 +57,7 @@ class RewardSection:
 
 @dataclass(frozen=True)
 class OffPolicySection:
-    """Off-policy values by policy; `reward` says in words which outcome is being valued."""
+    """Off-policy values by policy; `reward` is the label, or words for the outcome, that is being valued."""
 
     reward: str
     values: Mapping[str, OffPolicyValue]
@@ -102,7 +102,7 @@ class ListenerSlates:
 
 @dataclass(frozen=True)
 class Missing:
-    """What this log does not have, and what the report therefore does instead or refuses."""
+    """What this log does not have ("impressions", or a label), and what the report does instead or refuses."""
 
     what: str
     consequence: str

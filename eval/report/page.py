@@ -37,6 +37,7 @@ def render(report: Report) -> str:
         "colour": lambda name: words.policy_style(name).colour,
         "pretty": lambda value: json.dumps(value, indent=1, ensure_ascii=False),
         "score": score_of,
+        "sentence": lambda text: text[:1].upper() + text[1:],
         "plus4": lambda value: words.signed(words.fixed(value, 4)),
     }
     room = files("eval.report")

@@ -142,7 +142,7 @@ def world_inputs(seeds: int = 1) -> ReportInputs:
             },
             {"correlation_with_true_item_effect": 0.71, "share_of_slates_off_support": 0.02},
         ),
-        off_policy=OffPolicySection("active days in the next 7", off_policy),
+        off_policy=OffPolicySection("active_days_7", off_policy),
         ranking=RankingSection(
             {
                 "transition_count": result(0.062, None),
@@ -184,12 +184,12 @@ def log_inputs() -> ReportInputs:
         rewards=RewardSection(
             {"returned_1d": HeadQuality("auc", 0.702, {"RFM + trees": 0.695}, 0.01, curve(4, 0.05, 0.8), 8_000)}
         ),
-        off_policy=OffPolicySection("return within 7 days", {"sft": refused, "ppo": refused}),
+        off_policy=OffPolicySection("returned_7d", {"sft": refused, "ppo": refused}),
         ranking=full.ranking,
         slates=full.slates,
         missing=(
-            Missing("No impressions.", "The items of a session stand for its slate."),
-            Missing("No propensities.", "Off-policy values are refused."),
+            Missing("impressions", "The items of a session stand for its slate."),
+            Missing("propensities", "Off-policy values are refused."),
         ),
         timing={"logs": 2.0, "rewards": 60.0},
         manifest={"seed": 0},

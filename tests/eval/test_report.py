@@ -184,7 +184,7 @@ def test_a_real_log_says_what_it_lacks_and_claims_nothing(tmp_path: Path) -> Non
     assert "world" not in report
     assert "Policies side by side" not in page
     assert report["answer"]["verdict"] == "unknown"
-    assert "No impressions." in page
+    assert "Impressions:</b> The items of a session" in page
     assert page.count("SFT, PPO: no value") == 1, "one reason is said once"
     assert all(e["value"] is None for by in report["ope"].values() for e in by.values())
 
