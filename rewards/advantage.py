@@ -1,0 +1,384 @@
+"""What the slate did: its effect over what the listener would have been shown anyway.
+
+A heavy user returns whatever we play, and heavy users are not shown what others are. So nothing here regresses outcomes
+on slates. Outcomes and reactions are first reduced to their surprise given the history, slates to their difference from
+what the logging policy shows at that history, and only surprise is regressed on difference (Robinson, 1988; Nie &
+Wager, 2021; for structured treatments Kaddour et al., 2021). What is subtracted comes from a network trained on the
+other half of the users (cross-fitting, Chernozhukov et al., 2018). The effect of a slate on outcome l is
+
+    A_l(h, slate) = sum over positions k of w_k * (a_l(h, item_k) - sum over items i of rate(i | h) a_l(h, i)),
+
+zero on average under the logging policy at every history, by construction. Two regressions make a_l:
+
+1. each kind of reaction c on the item shown: a slope on what the network expects of this listener with this item, a
+   part linear in content, a part of the item's own. Reactions are plenty, so this is precise.
+2. each outcome on the slate's predicted reactions: the surrogate index as one column with a free slope, the reactions
+   one by one, and, heavily shrunk, content and items themselves for what reactions do not carry. The prediction used
+   for a user comes from the other users of the fold, so that a mood that moves both a tap and a return is not taken
+   for a cause.
+
+Widths of all priors are learned (`rewards.ridge`), and members are draws from what the data leave open.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.histories import Decisions
+from rewards.network import Network
+from rewards.ridge import Posterior, fit_ridge
+from rewards.surrogate import Channels, Index, fit_index
+
+
+@dataclass(frozen=True)
+class AdvantageSettings:
+    """`reference`: items with an effect of their own and a rate of exposure. `members`: draws per network."""
+
+    reference: int = 1024
+    directions: int = 16  # principal directions of content with a linear effect
+    members: int = 8
+    chunk: int = 2048
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What one network's fold taught: slope 0 is the mean, slopes 1..M the members.
+
+    slopes (1 + M, C, L): of the network's expected reactions. table (1 + M, N, L): of the items. position (K,):
+    weights.
+    """
+
+    slopes: Tensor
+    table: Tensor
+    position: Tensor
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """Numbers that say what the two regressions found, for the quality report."""
+
+    index: Index
+    index_slope: np.ndarray  # (L,) causal slope of the surrogate index: 1 = the index is right about causes
+    index_slope_error: np.ndarray  # (L,)
+    design_effect: np.ndarray  # (L,) of correlated rows of one user
+    reaction_slope: np.ndarray  # (C,)
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    rows: np.ndarray
+    rates: np.ndarray  # (R, M)
+    expected: np.ndarray  # (R, K, C) reaction of the item shown less that of an item shown anyway
+    surprise: np.ndarray  # (R, K, C)
+    items: np.ndarray  # (R, K) place among the reference items, -1 outside or not shown
+    weight: np.ndarray  # (R, K) position weight, 0 where nothing is shown
+    content: np.ndarray  # (R, K, P)
+
+
+def position_weights(decisions: Decisions, rows: np.ndarray, channels: Channels) -> np.ndarray:
+    """How much is at stake at each position (K,), mean 1: its share of reactions; all ones without reactions."""
+    slate, reaction = decisions.slate[rows], decisions.reaction[rows]
+    if not channels.codes or not len(rows):
+        return np.ones(decisions.slate.shape[1], np.float32)
+    shown = (slate >= 0).sum(0)
+    rate = ((channels.classes(reaction) > 0) & (slate >= 0)).sum(0) / np.maximum(shown, 1)
+    weight = rate / max(float(rate[shown > 0].mean()), 1e-9)
+    clipped: np.ndarray = np.clip(np.where(shown > 0, weight, 1.0), 0.2, 5.0).astype(np.float32)
+    return clipped
+
+
+class Fold:
+    """The two regressions on one half of the users, seen through the network trained on the other half."""
+
+    def __init__(
+        self,
+        network: Network,
+        state: Tensor,
+        decisions: Decisions,
+        rows: np.ndarray,
+        outcomes: np.ndarray,
+        channels: Channels,
+        content: np.ndarray,
+        position: np.ndarray,
+        settings: AdvantageSettings,
+        seed: int,
+    ) -> None:
+        """state (D, W) and outcomes (D, L, NaN = not known) are aligned with `decisions`; only `rows` are read."""
+        self.network, self.state, self.decisions, self.rows = network, state, decisions, rows
+        self.channels, self.position, self.settings = channels, position, settings
+        self.content = content  # (N, P)
+        self.reference = network.exposure.reference.numpy()
+        self.place = np.full(len(content), -1, np.int64)
+        self.place[self.reference] = np.arange(len(self.reference))
+        self.rng = np.random.default_rng(seed)
+        # Two sides of this half, by user, so that a user's reactions never predict that same user's outcomes.
+        users = int(decisions.user.max(initial=0)) + 1
+        self.side = self.rng.integers(0, 2, users)[decisions.user[rows]]
+        with torch.no_grad():
+            expected = network.heads.means(state[torch.from_numpy(rows)]).numpy()
+        self.residual = partial_out(outcomes[rows] - expected, state[torch.from_numpy(rows)].numpy())
+        self._seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # chunk start -> what `_reactions` said
+
+    def chunks(self) -> Iterator[_Chunk]:
+        """The fold's rows in order, with everything that is relative to the logging policy worked out."""
+        with torch.no_grad():
+            tower = self.network.tower(self.network.exposure.reference)
+            for at in range(0, len(self.rows), self.settings.chunk):
+                rows = self.rows[at : at + self.settings.chunk]
+                slate = self.decisions.slate[rows].astype(np.int64)
+                shown = slate >= 0
+                state = self.state[torch.from_numpy(rows)]
+                rates = self.network.exposure(state, tower).exp()
+                if at not in self._seen:
+                    self._seen[at] = self._reactions(state, rates, tower, slate, rows)
+                expected, surprise = self._seen[at]
+                yield _Chunk(
+                    rows=np.arange(at, at + len(rows)),
+                    rates=rates.numpy(),
+                    expected=expected,
+                    surprise=np.where(shown[..., None], surprise, 0.0),
+                    items=np.where(shown, self.place[np.maximum(slate, 0)], -1),
+                    weight=np.where(shown, self.position, 0.0).astype(np.float32),
+                    content=self.content[np.maximum(slate, 0)]
+                    - (rates.numpy() @ self.content[self.reference])[:, None],
+                )
+
+    def _reactions(
+        self, state: Tensor, rates: Tensor, tower: Tensor, slate: np.ndarray, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if not self.channels.codes:
+            empty = np.zeros((*slate.shape, 0), np.float32)
+            return empty, empty
+        anyway = reactions_anyway(self.network, state, rates, tower)
+        here = reaction_probabilities(self.network, state, self.network.tower(torch.from_numpy(np.maximum(slate, 0))))
+        marginal = torch.softmax(self.network.reactions.anyway(state), -1)[..., 1:].numpy()
+        return (here - anyway[:, None]).numpy(), self.channels.indicators(self.decisions.reaction[rows]) - marginal
+
+    def fit(self, labels: int) -> tuple[Effects, FoldReport]:
+        """Both regressions, and the members drawn from them."""
+        C, P, M = len(self.channels.codes), self.content.shape[1], len(self.reference)
+        first = _ReactionSums(C, P, M)
+        totals = np.zeros((len(self.rows), C), np.float32)
+        for chunk in self.chunks():
+            totals[chunk.rows] = chunk.surprise.sum(1)
+            for side in (0, 1):
+                first.add(chunk, self.side[chunk.rows] == side, side)
+        index = fit_index(self.channels.names, totals, self.residual)
+        reactions = [first.solve(c, (0, 1), None) for c in range(C)]
+        # The prior widths learned on the whole fold serve both sides.
+        by_side = [[first.solve(c, (side,), reactions[c].precision) for c in range(C)] for side in (0, 1)]
+
+        second = _OutcomeSums(C, P, M, self.residual)
+        predicted = np.zeros((len(self.rows), C), np.float32)
+        for chunk in self.chunks():
+            slate = _slate_design(chunk)
+            for side in (0, 1):
+                of = self.side[chunk.rows] == side
+                for c in range(C):
+                    mean = by_side[1 - side][c].mean.astype(np.float32)
+                    own = (chunk.weight[of] * chunk.expected[of, :, c]).sum(1)
+                    predicted[chunk.rows[of], c] = own * mean[0] + slate[of] @ mean[1:]
+            second.add(np.concatenate([predicted[chunk.rows], slate], axis=1), chunk.rows)
+
+        scale = 0.5**0.5  # each network sees half of the users; the mean of two has half the variance
+        members = self.settings.members
+        delta = np.zeros((1 + members, len(self.content), C), np.float32)
+        slope = np.zeros((1 + members, C), np.float32)
+        for c, posterior in enumerate(reactions):
+            slope[:, c], delta[:, :, c] = self._members(posterior, 1, scale)
+        theta = np.zeros((1 + members, C, labels), np.float32)
+        table = np.zeros((1 + members, len(self.content), labels), np.float32)
+        slopes, errors, effects = np.zeros(labels), np.zeros(labels), np.ones(labels)
+        for label in range(labels):
+            along = predicted @ index.weights[:, label]
+            effects[label] = design_effect(along, self.residual[:, label], self.decisions.user[self.rows])
+            outcome = second.solve(label, index.weights[:, label], float(effects[label]))
+            if outcome is None:
+                continue
+            head, own = self._members(outcome, 1 + C, scale)
+            table[:, :, label] = own
+            theta[:, :, label] = head[:, 1:] + head[:, :1] * index.weights[:, label]
+            slopes[label] = outcome.mean[0]
+            errors[label] = _first_error(outcome)
+        table += np.einsum("mnc,mcl->mnl", delta, theta)
+        effect = Effects(
+            slopes=torch.from_numpy(theta * slope[:, :, None]),
+            table=torch.from_numpy(table),
+            position=torch.from_numpy(self.position),
+        )
+        found = np.array([posterior.mean[0] for posterior in reactions])
+        return effect, FoldReport(index, slopes, errors, effects, found)
+
+    def _members(self, posterior: Posterior, head: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
+        """Coefficients of the first `head` columns (1 + members, head; squeezed for one) and item effects (.., N)."""
+        P = self.content.shape[1]
+        draws = np.concatenate([posterior.mean[None], posterior.draws(self.settings.members, scale, self.rng)])
+        # An item that the log hardly shows is as uncertain as the prior says.
+        width = posterior.precision[-1] ** -0.5
+        own = scale * width * self.rng.standard_normal((len(draws), len(self.content)))
+        own[0] = 0.0
+        own[:, self.reference] = draws[:, head + P :]
+        items = draws[:, head : head + P] @ self.content.T + own
+        front = draws[:, 0] if head == 1 else draws[:, :head]
+        return front.astype(np.float32), items.astype(np.float32)
+
+
+def reaction_probabilities(network: Network, state: Tensor, item: Tensor) -> Tensor:
+    """Probability (R, K, C) of each reaction (but none) to items (R, K, W), each at an average position."""
+    logits = network.reactions.to_items(state, item) + network.reactions.position.mean(0)
+    return torch.softmax(logits, -1)[..., 1:]
+
+
+def reactions_anyway(network: Network, state: Tensor, rates: Tensor, tower: Tensor) -> Tensor:
+    """Probability (R, C) of each reaction to what is shown anyway: reference items (M, W) at their rates (R, M)."""
+    odds = network.reactions.to_catalog(state, tower)  # (1 + C, R, M)
+    share = rates / odds.sum(0)
+    return torch.einsum("crm,rm->rc", odds[1:], share)
+
+
+def partial_out(residual: np.ndarray, controls: np.ndarray) -> np.ndarray:
+    """`residual` (R, L) less its projection on `controls` (R, W) and a constant, per column over its known rows."""
+    design = np.concatenate([np.ones((len(controls), 1)), controls], axis=1).astype(np.float64)
+    result = residual.astype(np.float64).copy()
+    for column in range(residual.shape[1]):
+        known = ~np.isnan(residual[:, column])
+        if known.sum() > 4 * design.shape[1]:
+            x = design[known]
+            gram = x.T @ x + 1e-3 * len(x) * np.eye(x.shape[1])
+            result[known, column] -= x @ np.linalg.solve(gram, x.T @ result[known, column])
+    return result.astype(np.float32)
+
+
+def design_effect(x: np.ndarray, residual: np.ndarray, user: np.ndarray) -> float:
+    """Variance of sum x r with users as clusters, over that with independent rows; at least 1 (Liang & Zeger, 1986)."""
+    known = ~np.isnan(residual)
+    score = x[known] * residual[known]
+    independent = float(np.sum(score**2))
+    if independent <= 0:
+        return 1.0
+    return max(float(np.sum(np.bincount(user[known], weights=score) ** 2)) / independent, 1.0)
+
+
+def _first_error(posterior: Posterior) -> float:
+    unit = np.zeros(len(posterior.mean))
+    unit[0] = 1.0
+    white = np.linalg.solve(posterior.factor, unit)
+    return float(np.sqrt(white @ white))
+
+
+def _slate_design(chunk: _Chunk) -> np.ndarray:
+    """Weighted differences from what is shown anyway, summed over the slate: (R, P + M)."""
+    content = np.einsum("rk,rkp->rp", chunk.weight, chunk.content)
+    return np.concatenate([content, _counts(chunk, chunk.weight) - chunk.weight.sum(1, keepdims=True) * chunk.rates], 1)
+
+
+def _counts(chunk: _Chunk, weight: np.ndarray) -> np.ndarray:
+    counts = np.zeros(chunk.rates.shape, np.float32)
+    row, k = np.nonzero(chunk.items >= 0)
+    np.add.at(counts, (row, chunk.items[row, k]), weight[row, k])
+    return counts
+
+
+class _ReactionSums:
+    """Sums of products of the first regression, per side: columns are (own slope | content | items), rows positions."""
+
+    def __init__(self, C: int, P: int, M: int) -> None:
+        self.P, self.M = P, M
+        self.shared = np.zeros((2, P + M, P + M))
+        self.cross = np.zeros((2, C, P + M))  # own column times the shared ones
+        self.own = np.zeros((2, C))
+        self.moment = np.zeros((2, C, 1 + P + M))
+        self.square = np.zeros((2, C))
+        self.count = np.zeros(2)
+
+    def add(self, chunk: _Chunk, of: np.ndarray, side: int) -> None:
+        """Add the rows `of` a chunk. The one-hot of an item shown is never spelled out: its products are counts."""
+        if not of.any():
+            return
+        part = _Chunk(
+            chunk.rows[of], chunk.rates[of], chunk.expected[of], chunk.surprise[of], chunk.items[of], chunk.weight[of],
+            chunk.content[of],
+        )  # fmt: skip
+        P, w, w2 = self.P, part.weight, part.weight**2
+        counts = _counts(part, w2)  # (R, M)
+        total = w2.sum(1, keepdims=True)
+        gram = np.zeros((P + self.M, P + self.M), np.float32)
+        content = part.content * w[..., None]
+        gram[:P, :P] = np.einsum("rkp,rkq->pq", content, content)
+        seen = part.items >= 0
+        by_item = np.zeros((self.M, P), np.float32)
+        np.add.at(by_item, part.items[seen], part.content[seen] * w2[seen][:, None])
+        summed = np.einsum("rkp,rk->rp", part.content, w2)
+        gram[:P, P:] = by_item.T - summed.T @ part.rates
+        gram[P:, :P] = gram[:P, P:].T
+        mixed = counts.T @ part.rates
+        scaled = part.rates * np.sqrt(total)
+        gram[P:, P:] = np.diag(counts.sum(0)) - mixed - mixed.T + scaled.T @ scaled
+        self.shared[side] += gram
+        self.count[side] += float((w > 0).sum())
+        for c in range(part.expected.shape[2]):
+            x, y = part.expected[..., c] * w, part.surprise[..., c]
+            self.own[side, c] += float(np.sum(x * x))
+            self.square[side, c] += float(np.sum(y * y))
+            self.moment[side, c, 0] += float(np.sum(x * y))
+            for values, into in ((x, self.cross[side, c]), (y, self.moment[side, c, 1:])):
+                weighted = values * w
+                into[:P] += np.einsum("rkp,rk->p", part.content, weighted)
+                into[P:] += np.bincount(part.items[seen], weights=weighted[seen], minlength=self.M)
+                into[P:] -= weighted.sum(1) @ part.rates
+
+    def solve(self, c: int, sides: tuple[int, ...], precision: np.ndarray | None) -> Posterior:
+        """Posterior of channel c from the given sides; prior precisions are learned unless given."""
+        of = list(sides)
+        size = 1 + self.P + self.M
+        gram = np.zeros((size, size))
+        gram[1:, 1:] = self.shared[of].sum(0)
+        gram[0, 1:] = gram[1:, 0] = self.cross[of, c].sum(0)
+        gram[0, 0] = self.own[of, c].sum()
+        noise = self.square[of, c].sum() / max(self.count[of].sum(), 1.0)
+        group = np.repeat([0, 1, 2] if self.P else [0, 1], [1, self.P, self.M] if self.P else [1, self.M])
+        known = {0: 1.0} if precision is None else dict(enumerate(precision.tolist()))
+        return fit_ridge(gram, self.moment[of, c].sum(0), noise, group, known, 10 if precision is None else 0)
+
+
+class _OutcomeSums:
+    """Sums of products of the second regression; columns are (reactions | content | items), rows slates.
+
+    Labels that are known for the same rows share their sums.
+    """
+
+    def __init__(self, C: int, P: int, M: int, residual: np.ndarray) -> None:
+        self.C, self.P, self.M, self.residual = C, P, M, residual
+        known = ~np.isnan(residual)  # (R, L)
+        patterns, self.pattern = np.unique(known, axis=0, return_inverse=True)
+        self.patterns = patterns
+        size = C + P + M
+        self.gram = np.zeros((len(patterns), size, size))
+        self.moment = np.zeros((residual.shape[1], size))
+
+    def add(self, design: np.ndarray, rows: np.ndarray) -> None:
+        """Add a chunk's design (R, C + P + M)."""
+        pattern = self.pattern.reshape(-1)[rows]
+        for index in np.unique(pattern):
+            if self.patterns[index].any():
+                part = design[pattern == index]
+                self.gram[index] += part.T @ part
+        self.moment += np.nan_to_num(self.residual[rows]).T @ design
+
+    def solve(self, label: int, weights: np.ndarray, effect: float) -> Posterior | None:
+        """Posterior of (index slope | reactions | content | items); None where the label never varies."""
+        known = ~np.isnan(self.residual[:, label])
+        noise = float(np.mean(self.residual[known, label] ** 2)) * effect if known.any() else 0.0
+        if noise <= 1e-9:
+            return None
+        gram = self.gram[self.patterns[:, label]].sum(0)
+        # The index is a mixture of the reactions' columns, so its sums are too.
+        mixture = np.zeros((len(gram), 1 + len(gram)))
+        mixture[:, 1:] = np.eye(len(gram))
+        mixture[: self.C, 0] = weights
+        sizes = [1, self.C, self.P, self.M]
+        group = np.repeat(np.arange(len([s for s in sizes if s])), [s for s in sizes if s])
+        return fit_ridge(mixture.T @ gram @ mixture, mixture.T @ self.moment[label], noise, group, {0: 0.25})

@@ -1,0 +1,99 @@
+"""Whether a predicted probability means what it says, and how to mend it where it does not.
+
+Expected counts are judged and mended as shares of their number of trials, so one measure serves all heads.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+
+@dataclass(frozen=True)
+class Platt:
+    """Mends a share p as sigmoid(slope * logit(p) + shift) (Platt, 1999), monotone for slope > 0."""
+
+    slope: float = 1.0
+    shift: float = 0.0
+
+    def __call__(self, share: np.ndarray) -> np.ndarray:
+        """Calibrated shares, same shape."""
+        result: np.ndarray = _sigmoid(self.slope * _logit(share) + self.shift)
+        return result
+
+
+def fit_platt(share: np.ndarray, outcome: np.ndarray, steps: int = 25) -> Platt:
+    """Maximum likelihood of observed shares in [0, 1] (0 or 1 for a yes-or-no outcome) given predicted ones.
+
+    A weak prior at slope 1, shift 0 (worth 20 rows) keeps a small calibration slice from turning the order around.
+    """
+    if len(share) < 50:
+        return Platt()
+    x, y = _logit(share), outcome.astype(np.float64)
+    slope, shift = 1.0, 0.0
+    prior = 20.0
+    for _ in range(steps):
+        p = _sigmoid(slope * x + shift)
+        weight = np.maximum(p * (1 - p), 1e-6)
+        gradient = np.array([np.sum((y - p) * x) - prior * (slope - 1.0), np.sum(y - p) - prior * 0.05 * shift])
+        hessian = np.array(
+            [
+                [np.sum(weight * x * x) + prior, np.sum(weight * x)],
+                [np.sum(weight * x), np.sum(weight) + prior * 0.05],
+            ]
+        )
+        step = np.linalg.solve(hessian, gradient)
+        slope, shift = slope + float(step[0]), shift + float(step[1])
+        if float(np.abs(step).max()) < 1e-8:
+            break
+    return Platt(max(slope, 0.05), shift)
+
+
+def calibration_error(share: np.ndarray, outcome: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error over bins of equal size (Naeini et al., 2015), in the units of a share."""
+    if len(share) == 0:
+        return float("nan")
+    order = np.argsort(share, kind="stable")
+    parts = np.array_split(order, min(bins, len(order)))
+    return float(sum(len(part) * abs(share[part].mean() - outcome[part].mean()) for part in parts) / len(order))
+
+
+def brier(share: np.ndarray, outcome: np.ndarray) -> float:
+    """Mean squared distance of predicted and observed share."""
+    return float(np.mean((share - outcome) ** 2)) if len(share) else float("nan")
+
+
+def auc(score: np.ndarray, outcome: np.ndarray) -> float:
+    """Area under the ROC curve; NaN when only one class is there."""
+    return float(roc_auc_score(outcome, score)) if 0 < outcome.sum() < len(outcome) else float("nan")
+
+
+def c_index(risk: np.ndarray, day: np.ndarray, returned: np.ndarray, seed: int = 0, most: int = 4000) -> float:
+    """Harrell's concordance: of the pairs whose order of return is known, the share in which the higher risk came
+    first.
+
+    risk (n,): higher = sooner. day (n,): of return or of censoring. Ties in risk count half; a censored row counts as
+    later than any return on its day or before. More than `most` rows are sampled, since pairs grow with their square.
+    """
+    if len(risk) > most:
+        rows = np.random.default_rng(seed).choice(len(risk), most, replace=False)
+        risk, day, returned = risk[rows], day[rows], returned[rows]
+    earlier = returned[:, None] & (
+        (day[:, None] < day[None, :]) | ((day[:, None] == day[None, :]) & ~returned[None, :])
+    )
+    pairs = int(earlier.sum())
+    if pairs == 0:
+        return float("nan")
+    ahead = (risk[:, None] > risk[None, :])[earlier].sum() + 0.5 * (risk[:, None] == risk[None, :])[earlier].sum()
+    return float(ahead / pairs)
+
+
+def _logit(share: np.ndarray) -> np.ndarray:
+    p = np.clip(share.astype(np.float64), 1e-5, 1 - 1e-5)
+    result: np.ndarray = np.log(p / (1 - p))
+    return result
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    result: np.ndarray = 0.5 * (1.0 + np.tanh(0.5 * x))
+    return result

@@ -1,0 +1,227 @@
+"""The outcomes we predict, and one likelihood for each kind.
+
+* The return day is a discrete-time hazard (Tutz & Schmid, Modeling Discrete Time-to-Event Data, 2016, ch. 3): a
+  listener who has not come back by day j does so on day j + 1 with probability h_j. A row whose window is still open
+  adds the survival up to the last day seen and nothing more. Retention at 1, 7, 14, 28 days is read off the one curve,
+  so it cannot fall as the horizon grows.
+* Counts of days (or weeks, or items of a slate) out of a known number are beta-binomial: a mean and a spread of
+  its own, because active days are far more dispersed than coin flips.
+* Yes-or-no outcomes are logits.
+
+A null label is a label not known yet: it is masked, never read as zero.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+RETURN = "return"  # the head behind returned_{days}d
+
+
+@dataclass(frozen=True)
+class Label:
+    """One column of the outcomes: how it is distributed, out of how many, and how many days its window is."""
+
+    name: str
+    kind: str  # hazard | trials | logit
+    trials: int = 1
+    days: int = 0  # 0: known when the session ends
+
+
+def _retention(days: int) -> Label:
+    return Label(f"returned_{days}d", "hazard", 1, days)
+
+
+LABELS: Mapping[str, Label] = MappingProxyType(
+    {
+        label.name: label
+        for label in (
+            *(_retention(days) for days in (1, 7, 14, 28)),
+            Label("active_days_7", "trials", 7, 7),
+            Label("active_days_28", "trials", 28, 28),
+            Label("habit_28", "trials", 4, 28),
+            Label("sticky_days_28", "trials", 28, 28),
+            Label("sticky_days_60", "trials", 60, 60),
+            Label("reachable_28", "logit", 1, 28),
+            Label("converted_28", "logit", 1, 28),
+            Label("plays", "trials", 0, 0),
+            Label("completes", "trials", 0, 0),
+            Label("saves", "trials", 0, 0),
+            Label("dislikes", "trials", 0, 0),
+        )
+    }
+)
+SHORT_TERM = tuple(name for name, label in LABELS.items() if label.days == 0)
+
+
+def resolve(name: str, slate_size: int) -> Label:
+    """The label called `name`; the short-term counts are out of the slate's size."""
+    label = LABELS[name]
+    return Label(name, label.kind, slate_size, 0) if label.days == 0 else label
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Labels of D decisions as arrays; NaN = not known.
+
+    values: name -> (D,) float32. return_day (D,) int64: local day of the return after that of the decision, or the
+    number of days seen without one; returned (D,) bool. Rows with neither have 0 and False, which adds nothing.
+    """
+
+    labels: tuple[Label, ...]
+    values: Mapping[str, np.ndarray]
+    return_day: np.ndarray
+    returned: np.ndarray
+
+    @property
+    def bins(self) -> int:
+        """Daily bins of the hazard: 0 (later the same day) up to the longest retention label; 0 bins without one."""
+        return max((label.days + 1 for label in self.labels if label.kind == "hazard"), default=0)
+
+    def matrix(self) -> np.ndarray:
+        """All label values, (D, labels) float32."""
+        if not self.labels:
+            return np.zeros((len(self.return_day), 0), np.float32)
+        return np.stack([self.values[label.name] for label in self.labels], axis=1)
+
+
+def carried(frame: pl.DataFrame, slate_size: int, wanted: Sequence[str] | None = None) -> tuple[Label, ...]:
+    """The labels a frame has at least two different values of, in the order of LABELS (or only those `wanted`)."""
+    names = [name for name in LABELS if wanted is None or name in wanted]
+    found = [name for name in names if name in frame.columns and frame[name].drop_nulls().n_unique() >= 2]
+    return tuple(resolve(name, slate_size) for name in found)
+
+
+class Heads(nn.Module):
+    """One linear read-out of the state for all labels; `log_likelihood` and `means` know what each number is."""
+
+    def __init__(self, width: int, labels: Sequence[Label], bins: int) -> None:
+        super().__init__()
+        self.labels = tuple(labels)
+        self.bins = bins
+        self.others = [label for label in labels if label.kind != "hazard"]
+        self.read = nn.Linear(width, bins + 2 * len(self.others))
+
+    def start(self, targets: Targets, rows: np.ndarray) -> None:
+        """Start the biases at the marginal rates of the training rows."""
+        with torch.no_grad():
+            self.read.weight.mul_(0.1)
+            self.read.bias.zero_()
+            if self.bins:
+                day, returned = targets.return_day[rows], targets.returned[rows]
+                at_risk = np.array([np.sum(day >= j) - np.sum((day == j) & ~returned) for j in range(self.bins)])
+                events = np.bincount(day[returned], minlength=self.bins)[: self.bins]
+                rate = (events + 0.5) / (at_risk + 1.0)
+                self.read.bias[: self.bins] = torch.logit(torch.from_numpy(rate).float(), eps=1e-3)
+            for j, label in enumerate(self.others):
+                values = targets.values[label.name][rows]
+                known = values[~np.isnan(values)]
+                share = (known.sum() + 0.5) / (len(known) * label.trials + 1.0)
+                self.read.bias[self.bins + 2 * j] = float(np.log(share / (1 - share))) if 0 < share < 1 else 0.0
+                self.read.bias[self.bins + 2 * j + 1] = 1.0
+
+    def log_likelihood(self, state: Tensor, values: Tensor, return_day: Tensor, returned: Tensor) -> list[Tensor]:
+        """Mean log-likelihood of each head over the rows where its label is known; a head without any is left out.
+
+        state (R, W); values (R, labels) with NaN for not known; return_day (R,), returned (R,).
+        """
+        raw = self.read(state)
+        terms: list[Tensor] = []
+        if self.bins:
+            known = (return_day > 0) | returned
+            if bool(known.any()):
+                terms.append(hazard_log_likelihood(raw[known, : self.bins], return_day[known], returned[known]).mean())
+        columns = [j for j, label in enumerate(self.labels) if label.kind != "hazard"]
+        for j, (column, label) in enumerate(zip(columns, self.others, strict=True)):
+            y = values[:, column]
+            known = ~y.isnan()
+            if not bool(known.any()):
+                continue
+            logit, spread = raw[known, self.bins + 2 * j], raw[known, self.bins + 2 * j + 1]
+            if label.kind == "logit":
+                terms.append(-F.binary_cross_entropy_with_logits(logit, y[known]))
+            else:
+                terms.append(beta_binomial_log_likelihood(logit, spread, y[known], label.trials).mean())
+        return terms
+
+    def means(self, state: Tensor) -> Tensor:
+        """Expected value of every label, (R, labels): shares of one for retention and logits, counts for the others."""
+        raw = self.read(state)
+        columns: list[Tensor] = []
+        retention = returned_within(raw[:, : self.bins]) if self.bins else None
+        j = 0
+        for label in self.labels:
+            if label.kind == "hazard":
+                assert retention is not None
+                columns.append(retention[:, label.days])
+            else:
+                columns.append(torch.sigmoid(raw[:, self.bins + 2 * j]) * label.trials)
+                j += 1
+        return torch.stack(columns, dim=1) if columns else state.new_zeros((state.shape[0], 0))
+
+    def variances(self, state: Tensor) -> Tensor:
+        """Variance of every label given the state, (R, labels)."""
+        raw, mean = self.read(state), self.means(state)
+        columns: list[Tensor] = []
+        j = 0
+        for column, label in enumerate(self.labels):
+            share = mean[:, column] / label.trials
+            variance = label.trials * share * (1 - share)
+            if label.kind != "hazard":
+                if label.kind == "trials":
+                    mass = _mass(raw[:, self.bins + 2 * j + 1])
+                    variance = variance * (mass + label.trials) / (mass + 1.0)
+                j += 1
+            columns.append(variance)
+        return torch.stack(columns, dim=1) if columns else state.new_zeros((state.shape[0], 0))
+
+
+def hazard_log_likelihood(logits: Tensor, day: Tensor, returned: Tensor) -> Tensor:
+    """Log-likelihood (R,) of a discrete-time hazard with right censoring.
+
+    logits (R, J): of returning on day j for one who has not yet, j = 0 being later on the same day. day (R,): of the
+    return, or how many days (that one included) passed without one; days from J on are censored at J.
+    """
+    J = logits.shape[1]
+    returned = returned & (day < J)
+    step = torch.arange(J, device=logits.device)
+    survived = (step[None, :] < day.clamp_max(J)[:, None]) * F.logsigmoid(-logits)
+    event = F.logsigmoid(logits.gather(1, day.clamp_max(J - 1)[:, None]))[:, 0]
+    return survived.sum(1) + torch.where(returned, event, torch.zeros_like(event))
+
+
+def returned_within(logits: Tensor) -> Tensor:
+    """Probability (R, J) of having returned by the end of day 0..J - 1; grows along J by construction."""
+    return -torch.expm1(F.logsigmoid(-logits).cumsum(1))
+
+
+def _mass(spread: Tensor) -> Tensor:
+    # The beta's alpha + beta. Bounded, because the likelihood is flat where the spread is binomial.
+    return F.softplus(spread).clamp(0.05, 50.0)
+
+
+def beta_binomial_log_likelihood(logit: Tensor, spread: Tensor, y: Tensor, trials: int) -> Tensor:
+    """Log-likelihood (R,) of y successes out of `trials`, mean sigmoid(logit), but for the constant choose(n, y)."""
+    mass = _mass(spread)
+    share = torch.sigmoid(logit).clamp(1e-4, 1 - 1e-4)
+    a, b = share * mass, (1 - share) * mass
+    return (
+        torch.lgamma(y + a)
+        + torch.lgamma(trials - y + b)
+        - torch.lgamma(trials + mass)
+        + torch.lgamma(mass)
+        - torch.lgamma(a)
+        - torch.lgamma(b)
+    )
+
+
+def is_return(name: str) -> bool:
+    """Whether a label is read off the return curve."""
+    return re.fullmatch(r"returned_\d+d", name) is not None

@@ -1,0 +1,249 @@
+"""The reward model: what a listener's future is worth, and what a slate would add to it.
+
+    states = model.encode(histories, decisions)      # one pass over each history, (D, S)
+    model.outcomes(states)                           # label -> calibrated expectation whatever is shown, V
+    model.advantage(states, slates)                  # what each slate adds to that, A, with its spread and support
+
+Saved as one safetensors file and one JSON file; nothing in a model folder is executed when it is read.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from data.errors import InputError
+from data.histories import Decisions, Histories
+from rewards.advantage import Effects, reaction_probabilities, reactions_anyway
+from rewards.calibration import Platt
+from rewards.heads import Label, is_return
+from rewards.network import Network, Shape
+from rewards.objective import LoggingMoments, Objective, SlateScores
+from rewards.sequences import batches
+from rewards.surrogate import Channels
+from rewards.training import states
+from rewards.trunk import Inputs, TrunkSettings
+
+FORMAT = 1
+ENCODE_TOKENS = 16_384
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """Two networks, each trained on half of the users, with the effects found on the other half.
+
+    content (N, P) are the items' principal coordinates; support_floor is the first percentile, over logged slates, of
+    the mean log rate of a slate's items.
+    """
+
+    shape: Shape
+    channels: Channels
+    networks: tuple[Network, ...]
+    effects: tuple[Effects, ...]
+    calibrators: Mapping[str, Platt]
+    moments: LoggingMoments
+    support_floor: float
+    content: Tensor
+    catalog_version: str = ""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The outcomes that have a head, in the order of every array of heads."""
+        return tuple(label.name for label in self.shape.labels)
+
+    def encode(self, histories: Histories, decisions: Decisions) -> Tensor:
+        """States (D, S) of decisions, each from what was known when it was made; S is both networks' side by side."""
+        self._check_items(histories.item)
+        inputs = Inputs.of(histories, decisions)
+        rows = np.arange(len(decisions))
+        plan = batches(histories, decisions, rows, self.shape.trunk.window, ENCODE_TOKENS)
+        return torch.cat([states(network, inputs, plan, len(rows)) for network in self.networks], dim=1)
+
+    @torch.no_grad()
+    def outcomes(self, states: Tensor) -> dict[str, np.ndarray]:
+        """Calibrated expectation (B,) of every label at states (B, S), under the policy that wrote the log."""
+        means = torch.stack([n.heads.means(z) for n, z in zip(self.networks, self._split(states))]).mean(0).numpy()
+        result: dict[str, np.ndarray] = {}
+        floor: np.ndarray | None = None
+        for column, label in enumerate(self.shape.labels):
+            share = self.calibrators.get(label.name, Platt())(means[:, column] / label.trials)
+            if is_return(label.name):
+                # Horizons are calibrated one by one; a later one may not fall below an earlier one.
+                floor = share if floor is None else np.maximum(floor, share)
+                share = floor
+            result[label.name] = (share * label.trials).astype(np.float32)
+        return result
+
+    @torch.no_grad()
+    def advantage(self, states: Tensor, slates: Tensor, chunk: int = 512) -> SlateScores:
+        """Advantage of slates (B, N, K) int64 of catalog rows, -1 for none, at states (B, S). See `SlateScores`."""
+        if states.shape[0] != slates.shape[0]:
+            raise ValueError(
+                f"{states.shape[0]} states but slates for {slates.shape[0]}: give one row of slates a state"
+            )
+        self._check_items(slates.numpy())
+        parts = [
+            self._advantage(states[at : at + chunk], slates[at : at + chunk]) for at in range(0, len(states), chunk)
+        ]
+        if not parts:
+            empty = torch.zeros((0, slates.shape[1], len(self.labels)))
+            return SlateScores(empty, empty, torch.zeros((0, slates.shape[1])))
+        return SlateScores(
+            torch.cat([part.mean for part in parts]),
+            torch.cat([part.spread for part in parts]),
+            torch.cat([part.support for part in parts]),
+        )
+
+    def objective(
+        self,
+        weights: Mapping[str, float] | None = None,
+        kappa: float = 1.0,
+        penalty: float = 0.5,
+        constraints: Sequence[str] = (),
+    ) -> Objective:
+        """An objective over this model's heads, normalised under the logging policy."""
+        return self.moments.objective(weights, kappa, penalty, constraints)
+
+    def _split(self, states: Tensor) -> tuple[Tensor, ...]:
+        width = self.shape.trunk.width
+        if states.shape[1] != width * len(self.networks):
+            raise ValueError(f"states are {states.shape[1]} wide, this model's are {width * len(self.networks)}")
+        parts: tuple[Tensor, ...] = torch.split(states, width, dim=1)
+        return parts
+
+    def _advantage(self, states: Tensor, slates: Tensor) -> SlateScores:
+        members, supports = [], []
+        for network, effects, state in zip(self.networks, self.effects, self._split(states)):
+            scores, support = slate_effects(network, effects, self.channels, state, slates)
+            members.append(scores)
+            supports.append(support)
+        stacked = torch.stack(members)  # (networks, 1 + M, B, N, L)
+        draws = stacked[:, 1:].flatten(0, 1)
+        support = torch.stack(supports).mean(0) - self.support_floor
+        return SlateScores(stacked[:, 0].mean(0), draws.std(0), support)
+
+    def _check_items(self, items: np.ndarray) -> None:
+        if items.size and int(items.max()) >= len(self.content):
+            raise InputError(
+                f"reward model: item row {int(items.max())} but it knows {len(self.content)} items: "
+                "train it on this catalog, or extend it with RewardModel.extended(catalog)"
+            )
+
+    def save(self, folder: Path) -> None:
+        """Write model.safetensors and model.json into `folder` (made if need be)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {"content": self.content, "moments": torch.from_numpy(self.moments.covariance)}
+        for index, (network, effects) in enumerate(zip(self.networks, self.effects)):
+            tensors |= {f"network.{index}.{name}": value for name, value in network.state_dict().items()}
+            tensors |= {f"effects.{index}.{name}": value for name, value in vars(effects).items()}
+        save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "model.safetensors")
+        facts = {
+            "format": FORMAT,
+            "shape": asdict(self.shape),
+            "channels": list(self.channels.codes),
+            "calibrators": {label: asdict(platt) for label, platt in self.calibrators.items()},
+            "support_floor": self.support_floor,
+            "catalog_version": self.catalog_version,
+        }
+        (folder / "model.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+
+    @staticmethod
+    def load(folder: Path) -> "RewardModel":
+        """Read what `save` wrote. Raises InputError when it is not there, broken, or of another format."""
+        fix = "train it with scripts/train_rewards.py"
+        try:
+            facts = json.loads((folder / "model.json").read_text())
+            tensors = load_file(folder / "model.safetensors")
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{folder}: no reward model ({Path(error.filename or '').name} is missing): {fix}"
+            ) from None
+        except (json.JSONDecodeError, SafetensorError) as error:
+            raise InputError(f"{folder}: a broken reward model ({error}): delete it and {fix}") from None
+        if facts.get("format") != FORMAT:
+            raise InputError(f"{folder}: a reward model of format {facts.get('format')}, this reads {FORMAT}: {fix}")
+        raw = facts["shape"]
+        shape = Shape(
+            trunk=TrunkSettings(**raw["trunk"]),
+            labels=tuple(Label(**label) for label in raw["labels"]),
+            bins=raw["bins"],
+            slate_size=raw["slate_size"],
+            classes=raw["classes"],
+            rank=raw["rank"],
+        )
+        networks, effects = [], []
+        for index in range(len({name.split(".")[1] for name in tensors if name.startswith("network.")})):
+            prefix = f"network.{index}."
+            state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            network = Network(shape, tensors["content"], state["exposure.reference"], state["exposure.log_share"])
+            network.load_state_dict(state)
+            networks.append(network.eval())
+            prefix = f"effects.{index}."
+            found = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            effects.append(Effects(**found))
+        return RewardModel(
+            shape=shape,
+            channels=Channels(tuple(facts["channels"])),
+            networks=tuple(networks),
+            effects=tuple(effects),
+            calibrators={label: Platt(**values) for label, values in facts["calibrators"].items()},
+            moments=LoggingMoments(tuple(label.name for label in shape.labels), tensors["moments"].numpy()),
+            support_floor=facts["support_floor"],
+            content=tensors["content"],
+            catalog_version=facts["catalog_version"],
+        )
+
+    def normalised(self, moments: LoggingMoments, support_floor: float) -> "RewardModel":
+        """The same model with what was measured on logged slates."""
+        return replace(self, moments=moments, support_floor=support_floor)
+
+
+def slate_effects(
+    network: Network, effects: Effects, channels: Channels, state: Tensor, slates: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Advantage (1 + M, B, N, L) of slates (B, N, K) by one network, and mean log rate (B, N) of their items.
+
+    An item outside the reference counts as half as likely as the least likely reference item.
+    """
+    B, N, K = slates.shape
+    members, _, L = effects.table.shape
+    shown = slates >= 0
+    safe = slates.clamp_min(0)
+    weight = torch.where(shown, effects.position[:K], torch.zeros(()))  # (B, N, K)
+    tower = network.tower(network.exposure.reference)
+    log_rates = network.exposure(state, tower)  # (B, M)
+    rates = log_rates.exp()
+
+    # The part that is the same for every listener: a table of items, less its mean over what is shown anyway.
+    flat = effects.table.permute(1, 0, 2).reshape(-1, members * L)  # (items, members * L)
+    own = torch.nn.functional.embedding_bag(
+        safe.view(-1, K), flat, mode="sum", per_sample_weights=weight.view(-1, K)
+    ).view(B, N, members, L)
+    anyway = (rates @ flat[network.exposure.reference]).view(B, 1, members, L)
+    total = weight.sum(-1)[..., None, None]
+    score = own - total * anyway
+
+    # The part that is this listener's: reactions expected to these items, less those to what is shown anyway.
+    if channels.codes:
+        item = network.tower(safe.view(B, N * K))
+        base = reactions_anyway(network, state, rates, tower)
+        here = reaction_probabilities(network, state, item)
+        C = here.shape[-1]
+        surplus = here.view(B, N, K, C) - base[:, None, None]
+        summed = torch.einsum("bnk,bnkc->bnc", weight, surplus)
+        score = score + torch.einsum("bnc,mcl->bnml", summed, effects.slopes)
+
+    place = torch.full((effects.table.shape[1],), -1, dtype=torch.int64)
+    place[network.exposure.reference] = torch.arange(len(network.exposure.reference))
+    at = place[safe]
+    rate = log_rates.gather(1, at.clamp_min(0).view(B, -1)).view(B, N, K)
+    least = log_rates.min(1).values[:, None, None] - float(np.log(2.0))
+    rate = torch.where(at >= 0, rate, least)
+    support = torch.where(shown, rate, torch.zeros(())).sum(-1) / shown.sum(-1).clamp_min(1)
+    return score.permute(2, 0, 1, 3), support

@@ -1,0 +1,103 @@
+"""Train a reward model on a run's log: runs/<name>/rewards/midterm, or its click-only twin rewards/click.
+
+    accelerate launch scripts/train_rewards.py --config scripts/configs/train_rewards.yaml
+    python scripts/train_rewards.py --run runs/demo --name click
+
+Labels that matured by the cut train it; later ones calibrate and judge it. quality.json says how well each head does
+beside the baselines, what the slate was found to do, and where the seconds went.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from accelerate import Accelerator
+from trl import TrlParser
+
+from data.artifacts import build
+from data.errors import InputError, exit_on_input_error
+from data.outcomes import read_outcomes
+from rewards.crossfit import CLICK, RewardSettings, train_rewards
+from scripts.opened import open_run
+
+NAMES = {"midterm": None, "click": CLICK}
+
+
+@dataclass
+class RewardArguments:
+    """Which run, which reward, and how long to train."""
+
+    run: str = field(default="runs/demo", metadata={"help": "run folder with logs/, catalog/ and outcomes/"})
+    name: str = field(default="midterm", metadata={"help": "midterm (all labels the log carries) or click (plays)"})
+    seed: int = field(default=0, metadata={"help": "seed of the halves, the networks and the draws"})
+    epochs: int = field(default=4, metadata={"help": "passes over the histories, per network"})
+    members: int = field(default=8, metadata={"help": "ensemble members per network"})
+    cut: float = field(default=0.6, metadata={"help": "share of the log's time whose labels train"})
+    calibrated: float = field(default=0.8, metadata={"help": "share of the log's time whose labels calibrate"})
+    baselines: bool = field(default=True, metadata={"help": "train the tabular baselines to compare with"})
+
+
+def settings_of(args: RewardArguments) -> RewardSettings:
+    """The settings the arguments ask for; raises InputError for a reward of another name."""
+    if args.name not in NAMES:
+        raise InputError(f"--name {args.name}: no such reward: choose one of {', '.join(NAMES)}")
+    plain = RewardSettings()
+    return replace(
+        plain,
+        labels=NAMES[args.name],
+        train=replace(plain.train, epochs=args.epochs),
+        slices=replace(plain.slices, cut=args.cut, calibrated=args.calibrated, advantage=args.cut),
+        advantage=replace(plain.advantage, members=args.members),
+        baselines=args.baselines,
+    )
+
+
+def stage(args: RewardArguments) -> bool:
+    """Train the model; True when it was trained, False when an unchanged one was there."""
+    settings = settings_of(args)
+    folder = Path(args.run)
+    if not (folder / "outcomes").is_dir():
+        raise InputError(f"{folder} has no outcomes/: run scripts/build_outcomes.py first, or give another --run")
+    run = open_run(folder)
+    accelerator = Accelerator(cpu=True)
+
+    def make(temporary: Path) -> None:
+        labels = read_outcomes(folder / "outcomes")
+        model, quality = train_rewards(
+            run.histories,
+            run.decisions,
+            labels.table,
+            labels.end,
+            run.catalog,
+            settings,
+            args.seed,
+            run.store.users(),
+            accelerator,
+        )
+        quality["left_out"] = dict(labels.left_out)
+        model.save(temporary)
+        (temporary / "quality.json").write_text(json.dumps(quality, indent=1) + "\n")
+
+    target = folder / "rewards" / args.name
+    if not accelerator.is_main_process:
+        # Every rank learns; only the first one writes.
+        make(target.with_name(f".{target.name}.rank{accelerator.process_index}"))
+        return True
+    return build(
+        target,
+        config=asdict(settings),
+        inputs=[*run.inputs, folder / "outcomes"],
+        seed=args.seed,
+        make=make,
+    )
+
+
+def main() -> None:
+    (args,) = TrlParser((RewardArguments,)).parse_args_and_config()
+    stage(args)
+
+
+if __name__ == "__main__":
+    exit_on_input_error(main)
