@@ -22,6 +22,8 @@ from data.schema import ACTIONS
 from eval.intervals import Interval, mean_interval
 
 Rows = NDArray[np.int32]
+MICROSECONDS_PER_DAY = 86_400_000_000
+HALF_LIVES_DAYS = (30.0, 7.0, 2.0, 0.5, 0.125)
 
 
 @dataclass(frozen=True)
@@ -126,9 +128,14 @@ class Popularity:
     order: Rows  # (n_items,) best first, ties by item row
 
     @classmethod
-    def fit(cls, histories: Histories, items: int, cut: int) -> Popularity:
-        """Counts interactions before `cut` (us since epoch) over a catalog of `items` items."""
-        counts = np.bincount(histories.item[histories.time < cut], minlength=items)
+    def fit(cls, histories: Histories, items: int, cut: int, half_life_days: float | None = None) -> Popularity:
+        """Counts interactions before `cut` (us since epoch) over a catalog of `items` items.
+
+        half_life_days: an interaction so many days before the cut counts half; None = all count alike.
+        """
+        known = histories.time < cut
+        weight = decay(histories.time[known], cut, half_life_days)
+        counts = np.bincount(histories.item[known], weights=weight, minlength=items)
         return cls(np.argsort(-counts, kind="stable").astype(np.int32))
 
     def rank(self, rows: int, k: int) -> Rows:
@@ -148,9 +155,9 @@ class TransitionCount:
     popularity: Popularity
 
     @classmethod
-    def fit(cls, histories: Histories, items: int, cut: int) -> TransitionCount:
-        """Counts consecutive interactions of a user, both before `cut` (us since epoch)."""
-        popularity = Popularity.fit(histories, items, cut)
+    def fit(cls, histories: Histories, items: int, cut: int, half_life_days: float | None = None) -> TransitionCount:
+        """Counts consecutive interactions of a user, both before `cut` (us since epoch), halved by age if asked."""
+        popularity = Popularity.fit(histories, items, cut, half_life_days)
         place = np.empty(items, dtype=np.int64)
         place[popularity.order] = np.arange(items)
         known = histories.time < cut
@@ -159,7 +166,9 @@ class TransitionCount:
         same_user[borders[(borders > 0) & (borders < histories.item.size)] - 1] = False
         pair = same_user & known[1:] & known[:-1]
         before, after = histories.item[:-1][pair].astype(np.int64), histories.item[1:][pair].astype(np.int64)
-        codes, counts = np.unique(before * items + after, return_counts=True)
+        codes, inverse = np.unique(before * items + after, return_inverse=True)
+        weight = decay(histories.time[1:][pair], cut, half_life_days)
+        counts = np.bincount(inverse, weights=weight, minlength=codes.size)
         first, second = np.divmod(codes, items)
         best = np.lexsort((place[second], -counts, first))
         offsets = np.concatenate([[0], np.cumsum(np.bincount(first, minlength=items))])
@@ -191,9 +200,51 @@ def padded(items: Rows, k: int) -> Rows:
 
 
 def floors(histories: Histories, targets: Decisions, items: int, cut: int, k: int) -> dict[str, Rows]:
-    """Both floors' ranked rows (N, k) for these targets, fitted on interactions before `cut` only."""
-    counted = TransitionCount.fit(histories, items, cut)
+    """Both floors' ranked rows (N, k) for these targets, fitted on interactions before `cut` only.
+
+    How fast counts age is chosen by `fitting_half_life`: in news, yesterday's list is worth a hundred times that of
+    all time, and a floor that ignores it would flatter whatever stands beside it.
+    """
+    counted = TransitionCount.fit(histories, items, cut, fitting_half_life(histories, items, cut, "transition_count"))
+    popular = Popularity.fit(histories, items, cut, fitting_half_life(histories, items, cut, "popularity"))
     return {
         "transition_count": counted.rank(last_items(histories, targets), k),
-        "popularity": counted.popularity.rank(targets.start.size, k),
+        "popularity": popular.rank(targets.start.size, k),
     }
+
+
+def fitting_half_life(
+    histories: Histories, items: int, cut: int, floor: str, k: int = 10, most: int = 5_000
+) -> float | None:
+    """The half-life in days at which a floor, fitted before an earlier cut, hits most between that and `cut`.
+
+    The earlier cut lies as far before `cut` as the log goes on after it, so that lists are asked to last as long.
+    None (no ageing) unless a half-life is strictly better, and where there is nothing to choose by.
+    """
+    span = int(histories.time.max(initial=cut)) - cut
+    earlier = cut - max(span, MICROSECONDS_PER_DAY // 24)
+    owner = np.repeat(np.arange(len(histories.user_ids)), np.diff(histories.offsets))
+    has_past = np.arange(histories.item.size) > histories.offsets[owner]
+    rows = np.flatnonzero((histories.time >= earlier) & (histories.time < cut) & has_past)
+    if rows.size == 0 or not bool((histories.time < earlier).any()):
+        return None
+    rows = rows[:: -(-rows.size // most)]
+    target, last = histories.item[rows], histories.item[rows - 1]
+    best: tuple[float, float | None] = (-1.0, None)
+    for half_life in (None, *HALF_LIVES_DAYS):
+        if floor == "popularity":
+            ranked = Popularity.fit(histories, items, earlier, half_life).rank(rows.size, k)
+        else:
+            ranked = TransitionCount.fit(histories, items, earlier, half_life).rank(last, k)
+        hit = float((ranked == target[:, None]).any(axis=1).mean())
+        if hit > best[0]:
+            best = (hit, half_life)
+    return best[1]
+
+
+def decay(time: NDArray[np.int64], cut: int, half_life_days: float | None) -> NDArray[np.float64]:
+    """Weights (n,) of interactions at `time` (us) before `cut`: half for every half-life of age, 1 without one."""
+    if half_life_days is None:
+        return np.ones(time.size)
+    age = (cut - time) / MICROSECONDS_PER_DAY
+    return np.exp2(-age / half_life_days)

@@ -13,6 +13,7 @@ from eval.ranking import (
     RankingSettings,
     TransitionCount,
     evaluate_ranking,
+    fitting_half_life,
     floors,
     hits,
     last_items,
@@ -87,6 +88,29 @@ def test_floors_do_not_look_past_the_cut() -> None:
     a, b = (TransitionCount.fit(log, items=10, cut=3 * HOUR) for log in (before, after))
     np.testing.assert_array_equal(a.successor, b.successor)
     np.testing.assert_array_equal(a.popularity.order, b.popularity.order)
+
+
+def test_counts_age_where_taste_moves_on_and_only_there() -> None:
+    """News: everybody takes this hour's story. A steady catalog: the same favourites all along."""
+    rng = np.random.default_rng(1)
+    hours = 240
+    news = histories(*[(np.arange(hours) // 12).tolist()] * 5)
+    steady = histories(*[rng.choice(20, hours, p=np.arange(1, 21) / 210).tolist() for _ in range(5)])
+    fast = fitting_half_life(news, 20, 200 * HOUR, "popularity", k=1)
+    slow = fitting_half_life(steady, 20, 200 * HOUR, "popularity", k=3)
+    assert fast is not None
+    assert fast < 3
+    assert slow is None or slow >= 7
+    assert Popularity.fit(news, 20, 200 * HOUR, fast).order[0] == 200 // 12
+
+
+def test_ageing_is_chosen_before_the_cut_only() -> None:
+    rng = np.random.default_rng(2)
+    walk = [rng.integers(0, 9, 60).tolist() for _ in range(20)]
+    other = [items[:40] + rng.integers(0, 9, 20).tolist() for items in walk]
+    for floor in ("popularity", "transition_count"):
+        found = [fitting_half_life(histories(*log), 9, 40 * HOUR, floor) for log in (walk, other)]
+        assert found[0] == found[1]
 
 
 def test_lists_longer_than_the_catalog_are_padded() -> None:
