@@ -113,7 +113,9 @@ def trade_off(name: str, points: Sequence[Point], x_label: str, y_label: str) ->
     for point in points:
         at_x, at_y = x(point.x.value), y(point.y.value)
         drawing.marker(at_x, at_y, point.x.shape, point.x.colour, 5.5)
-        box = free_place(at_x, at_y, text_width(point.x.label), taken, (left, top, right, bottom))
+        box = free_place(
+            at_x, at_y, text_width(point.x.label, 13.5 if point.x.bold else 12), taken, (left, top, right, bottom)
+        )
         taken.append(box)
         drawing.text(box[0], box[3] - 3, point.x.label, 12, bold=point.x.bold)
     said = "; ".join(f"{p.x.label}: {x_label} {p.x.value:.3g}, {y_label} {p.y.value:.3g}" for p in points)
