@@ -63,6 +63,7 @@ def sft_config(preset: Preset, output: Path, seed: int, changed: Mapping[str, An
             "weight_decay": 0.0 if preset.pretrained else 0.01,
             "max_length": None,
             "packing": False,
+            "loss_type": "nll",  # the default would replace `forward`, and with it the restriction to legal tokens
             "dataset_kwargs": {"skip_prepare_dataset": True},
             **changed,
         }
@@ -121,6 +122,7 @@ def _read_histories(
         "warmup_steps": 20,
         "weight_decay": config.weight_decay,
         "max_length": None,
+        "loss_type": "nll",
         "dataset_kwargs": {"skip_prepare_dataset": True},
     }
     trainer = SFTTrainer(

@@ -6,7 +6,8 @@ python scripts/simulate.py --config scripts/configs/simulate.yaml
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,8 @@ def stage(args: SimulateArguments) -> bool:
             world.play(policy, 1, rng)
         write_store(world.log(), folder, source=f"world {args.world}")
 
-    config = {"world": args.world, "listeners": args.listeners, "days": args.days}
+    preset = json.loads(json.dumps(asdict(PRESETS[args.world]), default=str))
+    config = {"world": args.world, "listeners": args.listeners, "days": args.days, "preset": preset}
     return build(Path(args.run) / "logs", config=config, inputs=[], seed=args.world_seed, make=make)
 
 

@@ -77,6 +77,7 @@ def stage(args: RewardArguments) -> bool:
             accelerator,
         )
         quality["left_out"] = dict(labels.left_out)
+        quality.pop("seconds")  # the same seed writes the same bytes; the manifest has the time
         model.save(temporary)
         (temporary / "quality.json").write_text(json.dumps(quality, indent=1) + "\n")
 
