@@ -1,0 +1,153 @@
+"""Does the mid-term reward bring people back? The claim, over seeds, in a world whose truth is known.
+
+    python scripts/claims.py --world clickbait --seeds 3
+    python scripts/claims.py --world null --seeds 3 --json true
+
+Every seed is a fresh world, log, reward model and training. Policies are then played to the same fresh listeners with
+the same luck. The last line printed (with --json) is one object:
+{"world", "seeds", "policies": {name: {metric: {mean, lo, hi}}}, "paired": {"ppo - sft": {metric: {diff, lo, hi}}},
+"gap_closed": {name: share}}. lo and hi pool the listeners of all seeds; seeds_lo and seeds_hi are Student's t over them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from trl import TrlParser
+
+from data.errors import InputError, exit_on_input_error
+from data.world import PRESETS
+from eval.rollout import Rollout, paired_json, world_json
+from eval.sections import Judged, world_rollout
+from scripts import train_ppo
+from scripts.evaluate import speakers
+from scripts.opened import open_run
+from scripts.run import RunArguments, stages
+
+SHOWN = ("active_days_28", "returned_7d", "habit_28", "plays_per_session")
+PAIRS = (
+    ("dpo", "sft"),
+    ("ppo", "sft"),
+    ("dpo", "dpo_click"),
+    ("ppo", "ppo_click"),
+    ("ppo", "dpo"),
+    ("ppo", "logging"),
+    ("dpo_click", "sft"),
+    ("ppo_click", "sft"),
+)
+
+
+@dataclass
+class ClaimsArguments:
+    """Which world, how many seeds, how many people."""
+
+    world: str = field(default="clickbait", metadata={"help": f"world preset: {', '.join(PRESETS)}"})
+    seeds: int = field(default=3, metadata={"help": "fresh worlds and trainings"})
+    first_seed: int = field(default=1, metadata={"help": "seed of the first; the others follow"})
+    preset: str = field(default="nano", metadata={"help": "model preset"})
+    set: list[str] = field(default_factory=list, metadata={"help": "preset fields to change"})
+    listeners: int = field(default=5_000, metadata={"help": "listeners of each log"})
+    days: int = field(default=84, metadata={"help": "days of each log"})
+    judged_listeners: int = field(
+        default=1_000, metadata={"help": "fresh listeners each policy is played to, per seed"}
+    )
+    folder: str = field(default="runs/claims", metadata={"help": "where the runs go"})
+    json: bool = field(default=False, metadata={"help": "end with one JSON line instead of tables"})
+
+
+def one_seed(args: ClaimsArguments, seed: int, console: Console) -> Rollout:
+    """Go the road to PPO with this seed, train the click-tuned twin of PPO too, and play every policy."""
+    folder = Path(args.folder) / f"{args.world}-{args.preset}-{seed}"
+    given = RunArguments(
+        run=str(folder),
+        preset=args.preset,
+        set=args.set,
+        world=args.world,
+        listeners=args.listeners,
+        days=args.days,
+        seed=seed,
+    )
+    for name, make in stages(given):
+        if name != "reports":
+            console.rule(f"[bold]{args.world}, seed {seed}: {name}", align="left")
+            make()
+    twin = train_ppo.PPOArguments(
+        run=str(folder),
+        preset=args.preset,
+        set=args.set,
+        reward="click",
+        start="dpo_click",
+        name="ppo_click",
+        model_seed=seed,
+    )
+    train_ppo.stage(twin)
+    run = open_run(folder)
+    judged = Judged(run.catalog, run.histories, run.decisions, run.cut, speakers(run))
+    with Progress(console=console) as progress:
+        return world_rollout(judged, args.world, seed, args.judged_listeners, progress)
+
+
+def findings(world: str, rollouts: Sequence[Rollout]) -> dict[str, Any]:
+    """The JSON object of the docstring."""
+    told: dict[str, Any] = world_json(rollouts)
+    names = set(told["policies"])
+    return {
+        "world": world,
+        "seeds": told["seeds"],
+        "policies": told["policies"],
+        "paired": {f"{a} - {b}": paired_json(rollouts, a, b) for a, b in PAIRS if {a, b} <= names},
+        "gap_closed": {name: entry["share"] for name, entry in told["gap_closed"].items()},
+        "listeners": told["listeners"],
+    }
+
+
+def print_findings(found: Mapping[str, Any], console: Console) -> None:
+    """Policies and paired differences as tables."""
+    policies = Table(title=f"world {found['world']}, seeds {found['seeds']}, {found['listeners']:,} listeners")
+    policies.add_column("policy")
+    for metric in SHOWN:
+        policies.add_column(metric, justify="right")
+    policies.add_column("gap closed", justify="right")
+    for name, by in found["policies"].items():
+        values = [f"{by[m]['mean']:.3f} [{by[m]['lo']:.3f}, {by[m]['hi']:.3f}]" for m in SHOWN]
+        share = found["gap_closed"].get(name)
+        policies.add_row(name, *values, "" if share is None else f"{share:.0%}")
+    console.print(policies)
+    pairs = Table(title="paired differences (listeners pooled; in brackets Student's t over seeds)")
+    pairs.add_column("pair")
+    for metric in SHOWN:
+        pairs.add_column(metric, justify="right")
+    for name, by in found["paired"].items():
+        cells = []
+        for metric in SHOWN:
+            one = by[metric]
+            seeds = f" ({one['seeds_lo']:+.2f}, {one['seeds_hi']:+.2f})" if "seeds_lo" in one else ""
+            cells.append(f"{one['diff']:+.3f} [{one['lo']:+.3f}, {one['hi']:+.3f}]{seeds}")
+        pairs.add_row(name, *cells)
+    console.print(pairs)
+
+
+def main() -> None:
+    (args,) = TrlParser((ClaimsArguments,)).parse_args_and_config()
+    if args.seeds < 1:
+        raise InputError(f"--seeds {args.seeds}: a claim needs at least one seed")
+    if args.world not in PRESETS:
+        raise InputError(f"unknown world {args.world!r}: choose one of {', '.join(PRESETS)}")
+    console = Console(stderr=args.json)
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    found = findings(args.world, [one_seed(args, seed, console) for seed in seeds])
+    print_findings(found, console)
+    if args.json:
+        sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    exit_on_input_error(main)
