@@ -6,7 +6,7 @@
 Every seed is a fresh world, log, reward model and training. Policies are then played to the same fresh listeners with
 the same luck. The last line printed (with --json) is one object:
 {"world", "seeds", "policies": {name: {metric: {mean, lo, hi}}}, "paired": {"ppo - sft": {metric: {diff, lo, hi}}},
-"gap_closed": {name: share}}. lo and hi pool the listeners of all seeds; seeds_lo and seeds_hi are Student's t over them.
+"gap_closed": {name: share}}. lo and hi pool the listeners of all seeds; seeds_lo and seeds_hi are Student's t.
 """
 
 from __future__ import annotations
