@@ -39,7 +39,7 @@ def start_rows(
     if cast(torch.nn.Embedding, model.get_input_embeddings()).num_embeddings < len(tokenizer):
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     tables = [cast(torch.nn.Embedding, model.get_input_embeddings()).weight]
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    head = model.get_output_embeddings()
     if head is not None and head.weight is not tables[0]:
         tables.append(head.weight)
 

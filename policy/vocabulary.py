@@ -193,7 +193,7 @@ def nano_tokenizer(catalog: Catalog, extra_texts: Iterable[str] = (), size: int 
     core.train_from_iterator([*catalog_texts(catalog), *extra_texts], trainer)
     context = context_tokens()
     short = len(completion) - (core.get_vocab_size() + len(context))
-    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token="<pad>",
         eos_token="<end>",

@@ -165,6 +165,6 @@ def test_a_saved_tokenizer_writes_the_same_prompts(prompt, make_catalog, tmp_pat
 
 def test_twenty_thousand_prompts_are_written_in_seconds(prompt):
     contexts = random_contexts(20_000)
-    started = time.perf_counter()
+    started = time.process_time()
     prompt.encode(contexts, {"midterm": 1.0})
-    assert time.perf_counter() - started < 4  # 2 s on an idle machine, with room for a busy one
+    assert time.process_time() - started < 4  # seconds of processor time, so that a busy machine does not fail it
