@@ -36,7 +36,7 @@ $(STAMP): requirements.lock pyproject.toml
 	done; echo "error: no Python 3.11 or later found: install one, or make setup PYTHON=/path/to/python3" >&2; exit 2
 
 demo: $(STAMP)  ## the whole road, from logs to report (LOGS= READER= PRESET=nano|smollm2 WORLD= RUN=)
-	@$(PY) scripts/run.py --run $(RUN) --preset $(PRESET) $(if $(LOGS),--logs $(LOGS) --reader $(READER),--world $(WORLD))
+	@$(PY) scripts/run.py --run $(RUN) --preset $(PRESET) $(if $(LOGS),--logs "$(LOGS)" --reader $(READER),--world $(WORLD))
 
 # All parts run, whatever the first ones say; the seconds of each come last.
 test: $(STAMP)  ## lint, types and all tests

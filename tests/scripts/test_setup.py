@@ -141,8 +141,8 @@ SET_UP = "--assume-old=.venv/.setup-cpu"
         ((), "scripts/run.py --run runs/demo --preset nano --world clickbait"),
         (("PRESET=smollm2",), "scripts/run.py --run runs/demo-smollm2 --preset smollm2 --world clickbait"),
         (("WORLD=calm",), "scripts/run.py --run runs/demo-calm --preset nano --world calm"),
-        (("LOGS=a.parquet", "READER=globo"), "--run runs/demo-globo --preset nano --logs a.parquet --reader globo"),
-        (("LOGS=my_logs",), "--run runs/demo-longplay --preset nano --logs my_logs --reader longplay"),
+        (("LOGS=a.parquet", "READER=globo"), '--run runs/demo-globo --preset nano --logs "a.parquet" --reader globo'),
+        (("LOGS=my_logs",), '--run runs/demo-longplay --preset nano --logs "my_logs" --reader longplay'),
         (("RUN=runs/mine",), "scripts/run.py --run runs/mine --preset nano --world clickbait"),
     ],
 )
