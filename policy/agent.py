@@ -65,7 +65,7 @@ def slate_log_probs(spoken: Speaker, contexts: Contexts, slates: NDArray[np.int3
 
 
 @torch.no_grad()
-def top_items(spoken: Speaker, contexts: Contexts, count: int, beams: int = 32) -> NDArray[np.int32]:
+def top_items(spoken: Speaker, contexts: Contexts, count: int, beams: int = 16) -> NDArray[np.int32]:
     """The policy's `count` likeliest first items per context, by constrained beam search: (B, count) catalog rows.
 
     A beam is (move, code, code, ...); an item reached through several moves gets the sum of their probabilities.

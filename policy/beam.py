@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from policy.language_model import ILLEGAL, LegalSlateModel, real_positions
+from policy.branches import Branches
+from policy.language_model import ILLEGAL, LegalSlateModel
 from policy.moves import MOVES
 
 
@@ -18,53 +19,33 @@ def likeliest_items(
     input_ids, attention_mask: (B, S) prompts, left padded, ending with `<slate>`. A beam is (move, code, code, ...); an
     item that several moves lead to gets the sum of their probabilities. Each prompt is read once.
     """
-    grammar, trunk, head = model.grammar, model.trunk(), model.catalog_head()
+    grammar, head = model.grammar, model.catalog_head()
     first, size = grammar.vocabulary.first, grammar.vocabulary.size
-    out = trunk(
-        input_ids=input_ids, attention_mask=attention_mask, position_ids=real_positions(attention_mask), use_cache=True
-    )
-    cache, hidden = out.past_key_values, out.last_hidden_state[:, -1]
     batch, width = len(input_ids), 1
-    seen = attention_mask.sum(1, keepdim=True)
-    mask = attention_mask
+    branches = Branches(model.trunk(), input_ids, attention_mask)
     tokens = input_ids.new_empty(batch, 0)
     scores = torch.zeros(batch, 1, device=input_ids.device)
     for step in range(1 + grammar.trie.levels):
-        logits = nn.functional.linear(hidden, head).float().masked_fill(~grammar.legal(tokens), ILLEGAL)
+        logits = nn.functional.linear(branches.hidden, head).float().flatten(0, 1)  # (B W, C)
+        logits = logits.masked_fill(~grammar.legal(tokens), ILLEGAL)
         paths = (scores.view(-1, 1) + logits.log_softmax(-1)).view(batch, width * size)
         kept = len(MOVES) if step == 0 else min(beams, width * size)
         scores, best = paths.topk(kept, 1)  # (B, kept)
-        # Beams beyond the legal continuations carry an illegal token: park them on a legal one, at no probability.
-        parent = (best // size + torch.arange(batch, device=best.device)[:, None] * width).view(-1)
-        token = (best % size).view(-1)
-        legal = scores.view(-1) > ILLEGAL / 2
-        parent, token = _park(parent, token, legal, kept)
-        scores = scores.masked_fill(~legal.view(batch, kept), ILLEGAL)
-        tokens = torch.cat([tokens[parent], token[:, None] + first], 1)
+        # Beams beyond the legal continuations carry an illegal token: park them on the best beam, at no probability.
+        legal = scores > ILLEGAL / 2
+        best = torch.where(legal, best, best[:, :1])
+        scores = scores.masked_fill(~legal, ILLEGAL)
+        parent = best // size  # (B, kept)
+        row = (parent + torch.arange(batch, device=best.device)[:, None] * width).view(-1)
+        tokens = torch.cat([tokens[row], (best % size).view(-1, 1) + first], 1)
         width = kept
-        if step == grammar.trie.levels:
-            break
-        cache.reorder_cache(parent)
-        mask = torch.cat([mask[parent], mask.new_ones(len(parent), 1)], 1)
-        seen = seen[parent]
-        hidden = trunk(
-            input_ids=tokens[:, -1:],
-            attention_mask=mask,
-            position_ids=seen + step,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
+        if step < grammar.trie.levels:
+            branches.grow(tokens[:, -1].view(batch, width), parent)
     node = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
     for level in range(grammar.trie.levels):
         node = grammar.trie.follow(node, tokens[:, 1 + level] - first)
     items = grammar.trie.leaf_item[grammar.trie.node_lo[node]].view(batch, width)
     return _merge(items, scores, count)
-
-
-def _park(parent: Tensor, token: Tensor, legal: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-    """Replace illegal beams by copies of their row's best one, which `topk` put first and is always legal."""
-    best = torch.arange(len(parent), device=parent.device) // kept * kept
-    return torch.where(legal, parent, parent[best]), torch.where(legal, token, token[best])
 
 
 def _merge(items: Tensor, scores: Tensor, count: int) -> Tensor:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from transformers.generation import GenerateDecoderOnlyOutput, GenerationConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from policy.branches import Branches
 from policy.grammar import SlateGrammar
 
 # Finite, because trainers multiply probabilities by logits: 0 * -inf would be nan. exp(-1e9) is exactly zero.
@@ -116,30 +117,14 @@ class LegalSlateModel(PreTrainedModel):
         input_ids, attention_mask: (B, S) left padded, ending with `<slate>`. completions: (B, M, T). Returns (B, M).
         """
         batch, many, length = completions.shape
-        trunk, head = self.trunk(), self.catalog_head()
-        out = trunk(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=real_positions(attention_mask),
-            use_cache=True,
-        )
-        first = out.last_hidden_state[:, -1:].repeat_interleave(many, 0)  # (B*M, 1, H)
-        cache = out.past_key_values
-        cache.batch_repeat_interleave(many)
-        flat = completions.reshape(batch * many, length)
-        seen = attention_mask.sum(1).repeat_interleave(many)[:, None]  # (B*M, 1)
-        mask = torch.cat([attention_mask.repeat_interleave(many, 0), attention_mask.new_ones(len(flat), length - 1)], 1)
-        rest = trunk(
-            input_ids=flat[:, :-1],
-            attention_mask=mask,
-            position_ids=seen + torch.arange(length - 1, device=flat.device),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        logits = nn.functional.linear(torch.cat([first, rest], 1), head).float() / temperature  # (B*M, T, C)
-        logits = logits.masked_fill(~self.grammar.legal_all(flat), ILLEGAL)
-        chosen = logits.log_softmax(-1).gather(-1, (flat - self.grammar.vocabulary.first)[..., None]).squeeze(-1)
-        return chosen.sum(-1).view(batch, many)
+        branches = Branches(self.trunk(), input_ids, attention_mask)
+        first = branches.hidden[:, :, None].expand(-1, many, -1, -1)  # (B, M, 1, H)
+        hidden = torch.cat([first, branches.follow(completions[..., :-1])], 2)  # (B, M, T, H)
+        logits = nn.functional.linear(hidden, self.catalog_head()).float() / temperature
+        legal = self.grammar.legal_all(completions.flatten(0, 1)).view(batch, many, length, -1)
+        log_probs = logits.masked_fill(~legal, ILLEGAL).log_softmax(-1)
+        chosen = (completions - self.grammar.vocabulary.first)[..., None]
+        return log_probs.gather(-1, chosen).squeeze(-1).sum(-1)
 
     @torch.no_grad()
     def draw(
@@ -157,49 +142,33 @@ class LegalSlateModel(PreTrainedModel):
         input_ids, attention_mask: (B, S) left padded, ending with `<slate>`. temperature 0 takes the likeliest token.
         eligible: (N,) or (B, N) bool over the catalog, all items by default.
         """
-        trunk, head, grammar = self.trunk(), self.catalog_head(), self.grammar
-        out = trunk(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=real_positions(attention_mask),
-            use_cache=True,
-        )
-        cache, hidden = out.past_key_values, out.last_hidden_state[:, -1]
-        if samples > 1:
-            cache.batch_repeat_interleave(samples)
-            hidden = hidden.repeat_interleave(samples, 0)
-        rows = len(hidden)
-        mask = attention_mask.repeat_interleave(samples, 0)
-        position = mask.sum(1, keepdim=True)
+        head, grammar = self.catalog_head(), self.grammar
+        first = grammar.vocabulary.first
+        batch, device = len(input_ids), input_ids.device
+        branches = Branches(self.trunk(), input_ids, attention_mask)
+        hidden = branches.hidden.expand(-1, samples, -1)  # (B, N, H)
         if eligible is not None and eligible.ndim == 2:
             eligible = eligible.repeat_interleave(samples, 0)
-        tokens = torch.empty(rows, 0, dtype=torch.int64, device=input_ids.device)
-        total = torch.zeros(rows, device=input_ids.device)
+        counted = grammar.eligibility(eligible)  # once, not once a step
+        tokens = torch.empty(batch * samples, 0, dtype=torch.int64, device=device)
+        total = torch.zeros(batch * samples, device=device)
         steps: list[Tensor] = []
         for step in range(grammar.length):
-            logits = nn.functional.linear(hidden, head).float()  # (rows, C)
-            legal = grammar.legal(tokens, eligible)
-            logits = logits.masked_fill(~legal, ILLEGAL) / max(temperature, 1e-4)
+            logits = nn.functional.linear(hidden, head).float().flatten(0, 1)  # (B N, C)
+            logits = logits.masked_fill(~grammar.legal(tokens, counted), ILLEGAL) / max(temperature, 1e-4)
             log_probs = logits.log_softmax(-1)
             if temperature == 0:
                 choice = log_probs.argmax(-1, keepdim=True)
             else:
                 choice = torch.multinomial(log_probs.exp(), 1, generator=generator)
             total += log_probs.gather(1, choice).squeeze(1)
-            tokens = torch.cat([tokens, choice + grammar.vocabulary.first], 1)
+            tokens = torch.cat([tokens, choice + first], 1)
             if keep_steps:
                 steps.append(logits)
-            if step + 1 == grammar.length:
-                break
-            mask = torch.cat([mask, mask.new_ones(rows, 1)], 1)
-            hidden = trunk(
-                input_ids=tokens[:, -1:],
-                attention_mask=mask,
-                position_ids=position + step,
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state[:, -1]
-        batch = len(input_ids)
+            if step + 1 < grammar.length:
+                # After the first step every branch grows from itself; before it, all grow from the prompt.
+                parent = torch.arange(samples, device=device) if step else torch.zeros_like(tokens[:samples, 0])
+                hidden = branches.grow(tokens[:, -1].view(batch, samples), parent.expand(batch, -1))
         return SlateDraw(tokens.view(batch, samples, -1), total.view(batch, samples), tuple(steps))
 
     @torch.no_grad()
@@ -291,8 +260,3 @@ def _completion_loss(
     nll = -legal.log_softmax(-1).gather(-1, target[..., None]).squeeze(-1)
     total = (nll * counted).sum()
     return total / (items if items is not None else counted.sum().clamp(min=1))
-
-
-def real_positions(attention_mask: Tensor) -> Tensor:
-    """Zero-based positions of real tokens under left padding."""
-    return (attention_mask.cumsum(1) - 1).clamp(min=0)

@@ -59,7 +59,7 @@ class Preset:
     ppo_episodes: int = 6_144
     ppo_batch: int = 256
     ppo_lr: float = 5e-4
-    ranking_cases: int = 2_000
+    ranking_cases: int = 1_000
     rollout_listeners: int = 500
     bfloat16: bool = False
 
