@@ -142,7 +142,7 @@ class RewardModel:
         for index, (network, effects) in enumerate(zip(self.networks, self.effects)):
             tensors |= {f"network.{index}.{name}": value for name, value in network.state_dict().items()}
             tensors |= {f"effects.{index}.{name}": value for name, value in vars(effects).items()}
-        save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "model.safetensors")
+        save_file({name: value.clone().contiguous() for name, value in tensors.items()}, folder / "model.safetensors")
         facts = {
             "format": FORMAT,
             "shape": asdict(self.shape),
