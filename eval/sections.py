@@ -8,20 +8,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
+from scipy.stats import spearmanr
 
 from data.catalog import Catalog
 from data.histories import Decisions, Histories, contexts
 from data.outcomes import matured_at, read_outcomes
 from data.schema import ACTIONS
-from data.world import PRESETS, burned_in
+from data.world import PRESETS, World, burned_in
 from eval.estimators import LoggedRounds, OffPolicySettings, OffPolicyValue, off_policy_value
 from eval.exposure import of_slates
 from eval.ranking import RankingSettings, evaluate_ranking, floors, next_item_targets
@@ -31,6 +32,7 @@ from eval.report.inputs import (
     ListenerSlates,
     OffPolicySection,
     RankingSection,
+    Reliability,
     RewardSection,
     ShownItem,
 )
@@ -41,6 +43,8 @@ from rewards.model import RewardModel
 
 FRESH_LISTENERS = 1_000_003  # added to a world's seed: people the log has never seen
 BURN_IN_DAYS = 28
+OBJECTIVE_LABELS = ("active_days_28", "habit_28", "returned_7d", "active_days_7", "returned_1d")
+WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,8 @@ def world_rollout(
     return play(evening, played, RolloutSettings(), world_seed, progress)
 
 
-def reward_section(folder: Path) -> RewardSection:
-    """The quality report that training wrote beside the reward model."""
+def reward_section(folder: Path, truth: Mapping[str, float] = MappingProxyType({})) -> RewardSection:
+    """The quality report that training wrote beside the reward model, and what a world adds (`advantage_truth`)."""
     quality = json.loads((folder / "quality.json").read_text())
     heads = {}
     for label, head in quality["heads"].items():
@@ -88,9 +92,35 @@ def reward_section(folder: Path) -> RewardSection:
             baselines=head.get("baseline", {}),
             ece=head.get("ece"),
             rows=head.get("n"),
+            reliability=Reliability(**head["reliability"]) if "reliability" in head else None,
         )
-    numbers = {k: float(v) for k, v in quality.get("advantage", {}).items() if isinstance(v, int | float)}
-    return RewardSection(heads=heads, advantage=numbers)
+    numbers = {}
+    for label in (name for name in OBJECTIVE_LABELS if name in quality["advantage"]):
+        found = quality["advantage"][label]
+        numbers[f"{label}: spread of the slate's effect under logging"] = float(found["sd_under_logging"])
+        numbers[f"{label}: uncertainty of a slate's effect"] = float(found["mean_spread"])
+    return RewardSection(heads=heads, advantage=numbers | dict(truth))
+
+
+def advantage_truth(
+    judged: Judged, rewards: Mapping[str, RewardModel], world: str, world_seed: int
+) -> dict[str, float]:
+    """What only a world can say of a reward: does it rank items by how good they truly are, or by how they tempt?
+
+    Spearman correlation over items of each reward's mean advantage (of the item alone, over 100 later contexts) with
+    the world's hidden quality and allure.
+    """
+    items = World(PRESETS[world].with_listeners(2), world_seed).items
+    decisions = judged.decisions.take(judged.later(100, 0))
+    alone = torch.arange(len(judged.catalog))[None, :, None].expand(len(decisions), -1, -1)
+    found = {}
+    for name, reward in rewards.items():
+        states = reward.encode(judged.histories, decisions)
+        value = reward.objective().value(reward.advantage(states, alone)).mean(0).numpy()
+        for hidden in ("quality", "allure"):
+            truth = spearmanr(value, getattr(items, hidden)).statistic
+            found[f"{name} reward: rank correlation with hidden {hidden}"] = float(truth)
+    return found
 
 
 def ranking_section(judged: Judged, cases: int, seed: int) -> RankingSection:
@@ -143,8 +173,14 @@ def off_policy_section(
 
 
 def listener_slates(judged: Judged, count: int, seed: int, length: int = 6) -> list[ListenerSlates]:
-    """What a few listeners had done, and each policy's likeliest slate for them beside the one that was logged."""
-    rows = judged.later(count, seed)
+    """What a few listeners had done, and each policy's likeliest slate beside the one that was logged.
+
+    The first one asked for something in words, where anybody did.
+    """
+    rows = judged.later(len(judged.decisions), seed)
+    rows = np.random.default_rng(seed).permutation(rows)
+    asked = np.array([judged.decisions.steer[row] is not None for row in rows.tolist()], dtype=bool)
+    rows = np.concatenate([rows[asked][:1], rows[~asked]])[:count]
     decisions = judged.decisions.take(rows)
     past = contexts(judged.histories, decisions, length)
     items = judged.catalog.items
@@ -155,7 +191,7 @@ def listener_slates(judged: Judged, count: int, seed: int, length: int = 6) -> l
     return [
         ListenerSlates(
             listener=judged.histories.user_ids[int(decisions.user[row])],
-            moment=datetime.fromtimestamp(int(decisions.time[row]) / 1e6, UTC).strftime("%A %H:%M UTC"),
+            moment=_moment(int(decisions.hour_of_week[row])),
             history=[
                 _item(items, item, ACTIONS[action])
                 for item, action in zip(past.item[row].tolist(), past.action[row].tolist(), strict=True)
@@ -220,6 +256,10 @@ def _expected(
         scores = reward.advantage(states[block], items.view(len(block), samples, -1))
         means.append(scores.mean[..., column].mean(1))
     return torch.cat(means).double().numpy()
+
+
+def _moment(hour_of_week: int) -> str:
+    return f"{WEEKDAYS[hour_of_week // 24]}, {hour_of_week % 24}:00 their time" if hour_of_week >= 0 else "time unknown"
 
 
 def _item(items: pl.DataFrame, row: int, reaction: str | None = None) -> ShownItem:

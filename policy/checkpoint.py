@@ -120,3 +120,7 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
         config.inference_mode = True
     model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # a generated model card that names no facts of this run
+    path = folder / "adapter_config.json"
+    facts = json.loads(path.read_text())
+    facts["target_modules"] = sorted(facts["target_modules"])  # a set: its order changes from process to process
+    path.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")

@@ -58,6 +58,16 @@ def calibration_error(share: np.ndarray, outcome: np.ndarray, bins: int = 15) ->
     return float(sum(len(part) * abs(share[part].mean() - outcome[part].mean()) for part in parts) / len(order))
 
 
+def reliability(share: np.ndarray, outcome: np.ndarray, trials: int, bins: int = 10) -> dict[str, list[float]]:
+    """The calibration curve over bins of equal size: mean prediction, mean outcome (both times `trials`), rows."""
+    parts = [part for part in np.array_split(np.argsort(share, kind="stable"), bins) if len(part)]
+    return {
+        "predicted": [float(share[part].mean()) * trials for part in parts],
+        "observed": [float(outcome[part].mean()) * trials for part in parts],
+        "rows": [len(part) for part in parts],
+    }
+
+
 def brier(share: np.ndarray, outcome: np.ndarray) -> float:
     """Mean squared distance of predicted and observed share."""
     return float(np.mean((share - outcome) ** 2)) if len(share) else float("nan")

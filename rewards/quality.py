@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.histories import Decisions, Histories
 from rewards.baselines import BASELINES
-from rewards.calibration import auc, brier, c_index, calibration_error
+from rewards.calibration import auc, brier, c_index, calibration_error, reliability
 from rewards.heads import Label, is_return
 from rewards.model import RewardModel
 from rewards.recency import recency_features
@@ -50,6 +50,7 @@ def head_quality(
         entry = _measures(share, truth, binary)
         entry["ece_before"] = calibration_error(plain[label.name][rows] / label.trials, truth)
         entry["n"] = len(rows)
+        entry["reliability"] = reliability(share, truth, label.trials)
         if baselines and label.days > 0:
             _beside(entry, label, share, truth, features, decisions.user, rows, test, seed)
         result[label.name] = entry

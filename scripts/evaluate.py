@@ -27,6 +27,7 @@ from eval.report.inputs import Comparison, Missing, ReportInputs, WorldSection
 from eval.report.summary import print_summary
 from eval.sections import (
     Judged,
+    advantage_truth,
     exposure_section,
     listener_slates,
     off_policy_section,
@@ -85,7 +86,12 @@ def stage(args: EvaluateArguments) -> bool:
         "rounds": args.rounds,
         "compare": args.compare,
     }
-    inputs = [run.folder / "rewards" / "midterm", run.folder / "policy" / "sft", *policies.values()]
+    inputs = [
+        run.folder / "rewards" / "midterm",
+        run.folder / "rewards" / "click",
+        run.folder / "policy" / "sft",
+        *policies.values(),
+    ]
     if other is not None:
         inputs.append(other / "reports")
     return build(
@@ -132,6 +138,10 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
         label = next(name for name in OUTCOMES_BY_CHOICE if name in reward.labels)
         with clock.lap("off_policy"):
             off_policy = off_policy_section(judged, run.folder / "outcomes", reward, label, args.rounds, seed)
+        truth = {}
+        if world is not None:
+            both = {"midterm": reward, "click": RewardModel.load(run.folder / "rewards" / "click")}
+            truth = advantage_truth(judged, both, world, origin["seed"])
         with clock.lap("slates"):
             slates = listener_slates(judged, 6, seed)
             exposure = exposure_section(judged, rollout, 1_000, seed)
@@ -140,7 +150,7 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
         source=f"world {world}" if world else f"log read by {origin['config'].get('reader')}",
         preset=preset.name,
         world=WorldSection(rollouts=[rollout], world=world) if rollout is not None else None,
-        rewards=reward_section(run.folder / "rewards" / "midterm"),
+        rewards=reward_section(run.folder / "rewards" / "midterm", truth),
         off_policy=off_policy,
         ranking=ranking,
         exposure=exposure,

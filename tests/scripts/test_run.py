@@ -1,0 +1,142 @@
+"""The whole road at small size, with the real things: a world, reward models, TRL's SFT, DPO and PPO, the report."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {
+    "hidden": 32,
+    "heads": 1,
+    "layers": 2,
+    "text_tokens": 300,
+    "history_passes": 0.3,
+    "sft_slates": 256,
+    "dpo_prompts": 48,
+    "dpo_samples": 6,
+    "dpo_pairs": 64,
+    "ppo_episodes": 32,
+    "ppo_batch": 16,
+    "ranking_cases": 60,
+    "rollout_listeners": 40,
+}
+METRICS = ("active_days_28", "returned_7d", "habit_28", "plays_per_session")
+
+
+def command(run: Path, *more: str) -> list[str]:
+    changes = [f"{name}={value}" for name, value in SMALL.items()]
+    size = ["--listeners", "150", "--days", "60", "--set", *changes]
+    return [sys.executable, "scripts/run.py", "--run", str(run), *size, *more]
+
+
+def go(run: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        command(run, *more), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("road") / "small"
+    done = go(run)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return run
+
+
+@pytest.fixture(scope="module")
+def report(small_run):
+    return json.loads((small_run / "reports" / "report.json").read_text())
+
+
+def outputs(run: Path) -> dict[str, dict[str, str]]:
+    """Hashes of everything made, by stage; the report apart, because it prints how long things took."""
+    found = sorted(run.glob("*/manifest.json")) + sorted(run.glob("*/*/manifest.json"))
+    return {
+        path.parent.relative_to(run).as_posix(): json.loads(path.read_text())["outputs"]
+        for path in found
+        if path.parent.name != "reports"
+    }
+
+
+def test_the_report_has_what_others_rely_on(report):
+    policies = report["world"]["policies"]
+    for name in ("logging", "sft", "dpo_click", "dpo", "ppo", "oracle"):
+        for metric in METRICS:
+            assert policies[name][metric]["lo"] <= policies[name][metric]["mean"] <= policies[name][metric]["hi"]
+    for name in ("dpo_click", "dpo", "ppo", "oracle"):
+        assert {"diff", "lo", "hi"} <= report["world"]["paired_vs_sft"][name]["active_days_28"].keys()
+    for label in ("returned_7d", "active_days_7"):
+        head = report["rewards"]["heads"][label]
+        assert "ece" in head
+        assert "baseline" in head
+        assert "auc" in head or "c_index" in head
+    for name in ("sft", "dpo", "ppo"):
+        for estimate in report["ope"][name].values():
+            assert {"value", "lo", "hi", "ess"} <= estimate.keys()
+    assert {"snips", "dr"} <= report["ope"]["ppo"].keys()
+    for name in ("transition_count", "popularity", "sft", "ppo"):
+        assert 0 <= report["ranking"][name]["ndcg@10"] <= report["ranking"][name]["hr@10"] <= 1
+    assert report["timing"]["policy/ppo"] > 0
+
+
+def test_a_second_run_makes_nothing_again(small_run):
+    before = outputs(small_run)
+    stamps = {path: path.stat().st_mtime_ns for path in small_run.rglob("manifest.json")}
+    done = go(small_run)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {path: path.stat().st_mtime_ns for path in small_run.rglob("manifest.json")} == stamps
+    assert outputs(small_run) == before
+
+
+def test_killed_stages_are_made_again_to_the_same_bytes(small_run, tmp_path):
+    run = tmp_path / "small"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    for stage in ("policy/.sft.making-*", "policy/.ppo.making-*"):
+        victim = subprocess.Popen(
+            command(run), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 400
+        while not list(run.glob(stage)) and victim.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1.0)  # into the middle of the stage
+        victim.send_signal(signal.SIGKILL)
+        assert victim.wait(30) == -signal.SIGKILL, f"the run ended before {stage} could be killed"
+    done = go(run)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert outputs(run) == outputs(small_run)
+    assert not list(run.rglob(".*.making-*"))
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--world", "atlantis"), "unknown world 'atlantis'"),
+        (("--preset", "giant"), "unknown preset 'giant'"),
+        (("--logs", "no/such/file", "--reader", "globo"), "no log at 'no/such/file'"),
+        (("--logs", "README.md", "--reader", "parchment"), "unknown reader 'parchment'"),
+        (("--set", "sft_slates=many"), "sft_slates takes a int"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, more, says):
+    small = [*command(tmp_path / "bad")[:4], "--listeners", "60", "--days", "30", *more]
+    done = subprocess.run(small, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "bad").rglob(".*.making-*"))
+
+
+def test_two_runs_at_once_are_refused(tmp_path):
+    from data.artifacts import run_lock
+
+    with run_lock(tmp_path / "busy"):
+        done = go(tmp_path / "busy")
+    assert done.returncode == 2
+    assert "another run is working in this folder" in done.stderr
