@@ -91,7 +91,7 @@ def serve(arguments: ServeArguments) -> None:
         )
         settings = GatewaySettings(engine_settings.url, answer_seconds=arguments.answer_seconds)
         app = create_app(Service(deployment, listeners, served, settings))
-        console.print(_greeting(arguments, deployment, took), highlight=False)
+        console.print(_greeting(arguments, deployment, took), highlight=False, soft_wrap=True)
         config = uvicorn.Config(
             app, host=arguments.host, port=arguments.port, log_level="warning", access_log=False, timeout_keep_alive=60
         )

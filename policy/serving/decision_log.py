@@ -151,17 +151,16 @@ def rows_to_frame(rows: Sequence[Mapping[str, object]], table: str, source: str)
     """Rows with ISO 8601 times as a validated frame of `table`. Raises InputError naming `source`."""
     wanted = polars_schema(table)
     plain = {name: pl.String() if isinstance(kind, pl.Datetime) else kind for name, kind in wanted.items()}
-    frame = pl.DataFrame([dict(row) for row in rows], schema=plain, strict=False)
     times = [
         pl.col(name).str.to_datetime(time_unit="us", time_zone="UTC", strict=True)
         for name, kind in wanted.items()
         if isinstance(kind, pl.Datetime)
     ]
     try:
-        frame = frame.with_columns(times)
-    except pl.exceptions.PolarsError as error:
+        frame = pl.DataFrame([dict(row) for row in rows], schema=plain, strict=False).with_columns(times)
+    except (pl.exceptions.PolarsError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{source}: {table}: a time is not ISO 8601 with a zone ({reason})") from error
+        raise InputError(f"{source}: {table}: a value does not fit its column ({reason}): mend the row") from error
     return validate(frame, table, source)
 
 

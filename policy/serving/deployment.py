@@ -10,12 +10,11 @@ from pathlib import Path
 
 import polars as pl
 import torch
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
 from data.artifacts import fingerprint
 from data.catalog import Catalog
 from data.errors import InputError
-from policy.checkpoint import SETTINGS, PolicySettings
 from policy.grammar import SlateGrammar
 from policy.moves import MOVES
 from policy.prompt import Prompt
@@ -23,6 +22,8 @@ from policy.serving.slate_arguments import CatalogIndex
 from policy.vocabulary import Vocabulary
 
 BASE = "sft"
+# Written by policy.checkpoint, whose import would cost a server the whole training stack.
+SETTINGS = "policy.json"
 # The first of these that the run has answers when a request names no policy.
 PREFERRED = ("ppo", "dpo", BASE)
 
@@ -76,13 +77,12 @@ class Deployment:
             raise InputError(f"default policy {default!r} is not served: choose from {', '.join([BASE, *served])}")
 
         catalog = Catalog.load(run / "catalog")
-        settings = PolicySettings(**json.loads((base / SETTINGS).read_text()))
-        if settings.catalog != catalog.version:
-            raise InputError(
-                f"{base} speaks catalog {settings.catalog}, {run / 'catalog'} is {catalog.version}: retrain"
-            )
+        settings = json.loads((base / SETTINGS).read_text())
+        if settings["catalog"] != catalog.version:
+            trained = settings["catalog"]
+            raise InputError(f"{base} speaks catalog {trained}, {run / 'catalog'} is {catalog.version}: retrain it")
         vocabulary = Vocabulary.load(base, catalog)
-        tokenizer = AutoTokenizer.from_pretrained(base)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
         return cls(
             run=run,
             base=base,
@@ -92,8 +92,8 @@ class Deployment:
             default=default,
             catalog=catalog,
             index=CatalogIndex(catalog),
-            prompt=Prompt(vocabulary, tokenizer, settings.history_length),
-            grammar=SlateGrammar.of(vocabulary, settings.slate_size),
+            prompt=Prompt(vocabulary, tokenizer, settings["history_length"]),
+            grammar=SlateGrammar.of(vocabulary, settings["slate_size"]),
             cards=tuple(_card(row) for row in catalog.items.iter_rows(named=True)),
         )
 

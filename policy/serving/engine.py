@@ -102,6 +102,7 @@ class Engine:
                     raise InputError(f"vLLM ended while starting: {self.last_words()} (all of it: {self.settings.log})")
                 try:
                     if client.get(f"{self.settings.url}/health").status_code == httpx.codes.OK:
+                        self._warm_up()
                         return time.monotonic() - began
                 except httpx.TransportError:
                     pass
@@ -112,6 +113,16 @@ class Engine:
             f"vLLM did not answer on {self.settings.url} within {self.settings.startup_seconds:.0f} s "
             f"({self.last_words()}); see {self.settings.log}"
         )
+
+    def _warm_up(self) -> None:
+        """Ask every policy once: the first answer of each loads its weights, which no listener should wait for."""
+        for name in (self.settings.model.name, *self.settings.adapters):
+            answer = httpx.post(
+                f"{self.settings.url}/v1/completions", json={"model": name, "prompt": "<slate>"}, timeout=120.0
+            )
+            if answer.status_code != httpx.codes.OK:
+                self.stop()
+                raise InputError(f"vLLM cannot answer as {name!r}: {answer.text[:300]} ({self.settings.log})")
 
     def stop(self) -> None:
         """End the child and everything it started; returns when they are gone."""
@@ -158,7 +169,9 @@ def command(settings: EngineSettings) -> list[str]:
         line.append("--enforce-eager")
     if settings.adapters:
         ranks = [_rank(folder) for folder in settings.adapters.values()]
-        line += ["--enable-lora", "--max-loras", str(len(settings.adapters))]
+        # One slot more than there are adapters: it stays empty. vLLM's CPU layers give a request without an adapter,
+        # when it shares a batch with others, the weights of the last slot (index -1); empty ones change nothing.
+        line += ["--enable-lora", "--max-loras", str(len(settings.adapters) + 1)]
         line += ["--max-lora-rank", str(min(rank for rank in LORA_RANKS if rank >= max(ranks)))]
         line += ["--lora-modules", *(f"{name}={folder}" for name, folder in settings.adapters.items())]
     return [*line, *settings.extra]

@@ -9,6 +9,7 @@ POST /v1/feedback          events; the listener's next recommendation knows them
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,7 +23,6 @@ from starlette.exceptions import HTTPException
 
 from data.errors import InputError
 from data.histories import Contexts
-from data.schema import split_rejected
 from policy.serving.decision_log import rows_to_frame
 from policy.serving.deployment import known_items
 from policy.serving.messages import (
@@ -73,8 +73,10 @@ def create_app(service: Service) -> FastAPI:
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return _error(400, "the request body is not JSON")
         where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-        return _error(400, f"{where}: {first['msg']}", param=where)
+        return _error(400, f"{where}: {first['msg'].removeprefix('Value error, ')}", param=where)
 
     @app.exception_handler(HTTPException)
     async def not_here(_: Request, error: HTTPException) -> JSONResponse:
@@ -132,14 +134,16 @@ async def _recommend(service: Service, request: RecommendationRequest) -> Recomm
         answer = await service.ask(
             "POST",
             "/v1/completions",
-            {
-                **AS_TRAINED,
-                "model": name,
-                "prompt": ids[0].tolist(),
-                "logprobs": 0,
-                "return_token_ids": True,
-                "vllm_xargs": arguments.xargs(),
-            },
+            json.dumps(
+                {
+                    **AS_TRAINED,
+                    "model": name,
+                    "prompt": ids[0].tolist(),
+                    "logprobs": 0,
+                    "return_token_ids": True,
+                    "vllm_xargs": arguments.xargs(),
+                }
+            ).encode(),
         )
     if answer.status_code != 200:
         raise Refusal(502 if answer.status_code >= 500 else 400, _reason(answer.json()))
@@ -182,20 +186,17 @@ async def _context(
 
 
 async def _feedback(service: Service, request: FeedbackRequest) -> FeedbackResponse:
-    now = datetime.now(UTC).isoformat(timespec="microseconds")
-    rows = [{**event, "time": event.get("time", now)} for event in request.events]
+    now = datetime.now(UTC)
+    rows = [event.model_dump() | {"time": (event.time or now).isoformat()} for event in request.events]
     frame = rows_to_frame(rows, "events", "events")
-    kept, rejected = split_rejected(frame, "events")
-    if rejected.height:
-        raise Refusal(400, f"events: {rejected['reason'][0]}; send none of the rows or mend this one")
-    unknown = known_items(kept["item_id"], service.deployment.index)
+    unknown = known_items(frame["item_id"], service.deployment.index)
     if unknown is not None:
         raise Refusal(400, f"events: item {unknown!r} is not in the catalog")
-    await service.log_events(kept.to_dicts())
-    service.listeners.add(kept)
-    for action in kept["action"].to_list():
+    await service.log_events(frame.to_dicts())
+    service.listeners.add(frame)
+    for action in frame["action"].to_list():
         service.metrics.feedback.labels(action).inc()
-    return FeedbackResponse(accepted=kept.height)
+    return FeedbackResponse(accepted=frame.height)
 
 
 async def _engine_is_up(service: Service) -> bool:

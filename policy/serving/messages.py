@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated
 from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-from data.schema import SURFACES
+from data.schema import ACTIONS, SURFACES
 from policy.serving.slate_arguments import MAX_BLOCKED, MAX_SLATE
 
 MAX_EVENTS = 1000
@@ -19,10 +20,26 @@ def _surface(value: str) -> str:
     return value
 
 
+def _action(value: str) -> str:
+    if value not in ACTIONS:
+        raise ValueError(f"unknown action {value!r}, choose from {', '.join(ACTIONS)}")
+    return value
+
+
 def _zone(value: str) -> str:
     if value not in available_timezones():
         raise ValueError(f"unknown time zone {value!r}, use an IANA name such as Europe/Stockholm")
     return value
+
+
+def _moment(value: datetime) -> datetime:
+    if not 1970 <= value.year < 2200:
+        raise ValueError(f"{value.isoformat()} is not a time that a log could hold")
+    return value
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_moment)]
+Surface = Annotated[str, AfterValidator(_surface)]
 
 
 class Situation(BaseModel):
@@ -30,7 +47,7 @@ class Situation(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    time: AwareDatetime | None = Field(None, description="The moment of the decision, with a UTC offset; default now.")
+    time: Moment | None = Field(None, description="The moment of the decision, with a UTC offset; default now.")
     time_zone: Annotated[str, AfterValidator(_zone)] | None = Field(None, description="IANA name, for the local hour.")
 
 
@@ -39,13 +56,12 @@ class RecommendationRequest(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
+        allow_inf_nan=False,
         json_schema_extra={"examples": [{"user_id": "u1", "steer": "something calmer, maybe a podcast", "k": 5}]},
     )
 
     user_id: str = Field(min_length=1, max_length=256, description="Anybody; a listener without history is fine.")
-    surface: Annotated[str, AfterValidator(_surface)] = Field(
-        "now_playing", description=f"One of {', '.join(SURFACES)}."
-    )
+    surface: Surface = Field("now_playing", description=f"One of {', '.join(SURFACES)}.")
     steer: str | None = Field(None, max_length=2000, description="What the listener asks for, in words.")
     k: int | None = Field(None, ge=1, le=MAX_SLATE, description="Items in the slate; default as trained.")
     policy: str | None = Field(None, description="Adapter to answer with; default the deployment's.")
@@ -73,8 +89,25 @@ class RecommendationResponse(BaseModel):
     arm: str | None
 
 
+class Event(BaseModel):
+    """A row of the events schema. Without a time it happened when it was received."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    user_id: str = Field(min_length=1, max_length=256)
+    time: Moment | None = None
+    surface: Surface
+    action: Annotated[str, AfterValidator(_action)] = Field(description=f"One of {', '.join(ACTIONS)}.")
+    item_id: str | None = None
+    session_id: str | None = None
+    decision_id: str | None = Field(None, description="The decision that showed the item.")
+    position: int | None = Field(None, ge=0, lt=2**31, description="Place in the slate, from 0.")
+    seconds: float | None = Field(None, ge=0, description="How long the listener stayed.")
+    value: float | None = None
+
+
 class FeedbackRequest(BaseModel):
-    """What happened: rows of the events schema. `time` may be left out, it is then the time of receipt."""
+    """What happened."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -83,7 +116,7 @@ class FeedbackRequest(BaseModel):
         },
     )
 
-    events: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_EVENTS)
+    events: list[Event] = Field(min_length=1, max_length=MAX_EVENTS)
 
 
 class FeedbackResponse(BaseModel):

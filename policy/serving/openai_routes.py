@@ -46,7 +46,7 @@ class Asked:
     """A checked request: what goes to vLLM, and what the client will not expect back."""
 
     route: str
-    body: dict[str, Any]
+    body: bytes
     chat: bool
     stream: bool
     wants_log_probs: bool
@@ -88,12 +88,14 @@ async def _read(service: Service, request: Request, chat: bool) -> Asked:
         raise Refusal(413, f"the request has {len(raw)} bytes, at most {MAX_BODY_BYTES} are read")
     try:
         body = json.loads(raw)
-    except ValueError as error:
-        raise Refusal(400, f"the request body is not JSON ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, "the request body is not JSON") from error
     if not isinstance(body, dict):
         raise Refusal(400, "the request body must be a JSON object")
     if body.get("use_beam_search"):
         raise Refusal(400, "use_beam_search is not supported: a slate is sampled; ask for n slates instead")
+    if body.get("echo"):
+        raise Refusal(400, "echo is not supported: an answer is a slate and nothing else")
     given = body.get("vllm_xargs") or {}
     if not isinstance(given, dict):
         raise Refusal(400, "vllm_xargs must be an object")
@@ -127,7 +129,7 @@ async def _read(service: Service, request: Request, chat: bool) -> Asked:
     model = sent["model"] if isinstance(sent["model"], str) else ""
     return Asked(
         route="/v1/chat/completions" if chat else "/v1/completions",
-        body=sent,
+        body=_encoded(sent),
         chat=chat,
         stream=bool(body.get("stream")),
         wants_log_probs=wants_log_probs,
@@ -210,7 +212,7 @@ def _take(said: Choice, part: Mapping[str, Any], asked: Asked) -> None:
     else:
         values = list(logprobs.get("token_logprobs") or [])
     said.token_ids += tokens
-    said.log_probs += values[-len(tokens) :] if tokens else []  # with `echo` the prompt's come first
+    said.log_probs += values
 
 
 def _decide(
@@ -254,6 +256,14 @@ def _strip(part: dict[str, Any], asked: Asked) -> None:
 def _strip_prompt(body: dict[str, Any], asked: Asked) -> None:
     if not asked.wants_token_ids:
         body.pop("prompt_token_ids", None)
+
+
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    """JSON as vLLM will read it. Refuses what JSON or UTF-8 cannot carry (NaN, half a surrogate pair)."""
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:
+        raise Refusal(400, "the request body holds a number or text that JSON cannot carry") from error
 
 
 def _last_words(body: Mapping[str, Any]) -> str | None:

@@ -62,7 +62,7 @@ def served_catalog() -> tuple[Catalog, CatalogIndex, int]:
     return catalog, CatalogIndex(catalog), int(os.environ.get(SLATE_VARIABLE, DEFAULT_SLATE))
 
 
-class CatalogLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
+class CatalogLogitsProcessor(LogitsProcessor):
     """Masks every row of the batch to the tokens its slate may go on with."""
 
     @classmethod

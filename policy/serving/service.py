@@ -16,6 +16,8 @@ from policy.serving.deployment import Deployment, Slate
 from policy.serving.listeners import Listeners
 from policy.serving.metrics import Metrics
 
+_JSON = {"Content-Type": "application/json"}
+
 
 @dataclass(frozen=True)
 class GatewaySettings:
@@ -63,18 +65,18 @@ class Service:
             raise Refusal(400, f"unknown policy {wanted!r}: this server has {', '.join(self.deployment.versions)}")
         return self.deployment.versions[wanted]
 
-    async def ask(self, method: str, path: str, body: Mapping[str, object] | None = None) -> httpx.Response:
+    async def ask(self, method: str, path: str, body: bytes | None = None) -> httpx.Response:
         """One request to vLLM. Refuses with 503 when it cannot be reached, 504 when it does not answer in time."""
         try:
-            return await self.engine.request(method, path, json=body)
+            return await self.engine.request(method, path, content=body, headers=_JSON)
         except httpx.TimeoutException as error:
             raise Refusal(504, "the model server did not answer in time", "timeout_error") from error
         except httpx.TransportError as error:
             raise Refusal(503, "the model server cannot be reached", "service_unavailable") from error
 
-    async def stream(self, path: str, body: Mapping[str, object]) -> tuple[httpx.Response, AsyncIterator[str]]:
+    async def stream(self, path: str, body: bytes) -> tuple[httpx.Response, AsyncIterator[str]]:
         """Begin a streamed request: the response, whose head has arrived, and its lines. Refuses as `ask` does."""
-        request = self.engine.build_request("POST", path, json=body)
+        request = self.engine.build_request("POST", path, content=body, headers=_JSON)
         try:
             response = await self.engine.send(request, stream=True)
         except httpx.TimeoutException as error:

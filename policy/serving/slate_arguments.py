@@ -112,7 +112,7 @@ def _whole(value: object, name: str, low: int, high: int) -> int:
         number = None
     if isinstance(number, float) and number.is_integer():
         number = int(number)
-    if not isinstance(number, int) or not low <= number <= high:
+    if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
         raise InputError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
     return int(number)
 

@@ -1,0 +1,77 @@
+"""The probability of a served slate, worked out again without the server: transformers and the prompt of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from data.catalog import Catalog
+from data.schema import validate
+from data.store import LogStore
+from policy.grammar import SlateGrammar
+from policy.moves import MOVES
+from policy.prompt import Prompt
+from policy.serving.listeners import Listeners
+from policy.vocabulary import Vocabulary
+
+
+class Rescorer:
+    """Log-probability of a response's (move, slate) given its request, one token at a time, in float32."""
+
+    tensor = staticmethod(torch.tensor)
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.catalog = Catalog.load(run / "catalog")
+        self.item_ids = self.catalog.items["item_id"].to_list()
+        self.row_of = {item: row for row, item in enumerate(self.item_ids)}
+        self.tokenizer = AutoTokenizer.from_pretrained(run / "policy" / "sft")
+        self.vocabulary = Vocabulary.load(run / "policy" / "sft", self.catalog)
+        self.prompt = Prompt(self.vocabulary, self.tokenizer, 12)
+
+    @lru_cache(maxsize=4)  # noqa: B019 - lives as long as the test session
+    def model(self, name: str) -> torch.nn.Module:
+        base = AutoModelForCausalLM.from_pretrained(self.run / "policy" / "sft", dtype=torch.float32)
+        model = base if name == "sft" else PeftModel.from_pretrained(base, str(self.run / "policy" / name))
+        return model.eval()
+
+    def grammar(self, slate_size: int) -> SlateGrammar:
+        return SlateGrammar.of(self.vocabulary, slate_size)
+
+    @torch.no_grad()
+    def __call__(
+        self, request: Mapping[str, Any], answer: Mapping[str, Any], feedback: Sequence[Mapping[str, Any]] = ()
+    ) -> float:
+        listeners = Listeners(self.row_of, LogStore(self.run / "logs"), 12)
+        if feedback:
+            times = pl.Series([datetime.fromisoformat(event["time"]) for event in feedback])
+            listeners.add(validate(pl.DataFrame(feedback).with_columns(time=times), "events", "feedback"))
+        when = datetime.fromisoformat(request["context"]["time"])
+        surface = request.get("surface", "now_playing")
+        context = listeners.context(request["user_id"], surface, when, request.get("steer"))
+        ids, _ = self.prompt.encode(context, request.get("weights"))
+        rows = [self.row_of[item["item_id"]] for item in answer["items"]]
+        grammar = self.grammar(len(rows))
+        completion = grammar.encode(torch.tensor([MOVES.index(answer["move"])]), torch.tensor([rows]))
+        logits = self.model(request["policy"])(torch.cat([ids, completion], 1)).logits[0].double()
+        eligible = torch.tensor(
+            [
+                row["kind"] in request.get("kinds", [row["kind"]]) and row["item_id"] not in request.get("blocked", ())
+                for row in self.catalog.items.to_dicts()
+            ]
+        )
+        total = 0.0
+        for step in range(grammar.length):
+            legal = grammar.legal(completion[:, :step], eligible)[0]
+            scores = logits[ids.shape[1] - 1 + step, grammar.vocabulary.first :][: len(legal)]
+            scores = scores.masked_fill(~legal, -torch.inf).log_softmax(0)
+            total += float(scores[completion[0, step] - grammar.vocabulary.first])
+        return total
