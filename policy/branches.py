@@ -29,7 +29,7 @@ class Branches:
         self.cache: Any = out.past_key_values
         self.prompt = attention_mask.bool()
         self.position = attention_mask.sum(1, keepdim=True)  # (B, 1) of the next token
-        self.hidden = out.last_hidden_state[:, -1:]
+        self.hidden: Tensor = out.last_hidden_state[:, -1:]
         self.ancestors = self.prompt.new_empty(
             len(input_ids), 1, 0
         )  # (B, W, nodes): which nodes a branch has behind it

@@ -118,7 +118,7 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     for config in model.peft_config.values():
         config.base_model_name_or_path = "../sft"
         config.inference_mode = True
-    model.save_pretrained(folder)
+    model.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)  # a generated model card that names no facts of this run
     path = folder / "adapter_config.json"
     facts = json.loads(path.read_text())

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.generation import GenerateDecoderOnlyOutput, GenerationConfig
@@ -55,7 +56,7 @@ def constrain(model: PreTrainedModel, grammar: SlateGrammar) -> LegalSlateModel:
 
 def causal_model(model: nn.Module) -> LegalSlateModel:
     """The constrained model inside a PEFT wrapper (adapters stay active, they live in its layers)."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(inner, LegalSlateModel):
         raise TypeError(f"{type(inner).__name__} is not constrained to a catalog: call policy.language_model.constrain")
     return inner
@@ -66,7 +67,7 @@ class LegalSlateModel(PreTrainedModel):
 
     grammar: SlateGrammar
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -89,7 +90,7 @@ class LegalSlateModel(PreTrainedModel):
             and bool((input_ids == self.grammar.vocabulary.ids["<slate>"]).any())
         )
         if input_ids is None or not completing:
-            plain = super().forward(  # type: ignore[misc]
+            plain = super().forward(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
@@ -107,7 +108,8 @@ class LegalSlateModel(PreTrainedModel):
         loss = None
         if labels is not None:
             loss = _completion_loss(legal, input_ids, labels, at, self.grammar.vocabulary.first, num_items_in_batch)
-        return CausalLMOutputWithPast(loss=loss, logits=self._widen(legal, input_ids, at))
+        wide = self._widen(legal, input_ids, at)
+        return CausalLMOutputWithPast(loss=cast(Any, loss), logits=cast(Any, wide))
 
     def completion_log_probs(
         self, input_ids: Tensor, attention_mask: Tensor, completions: Tensor, temperature: float = 1.0
@@ -172,7 +174,7 @@ class LegalSlateModel(PreTrainedModel):
         return SlateDraw(tokens.view(batch, samples, -1), total.view(batch, samples), tuple(steps))
 
     @torch.no_grad()
-    def generate(  # type: ignore[override]
+    def generate(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
@@ -207,11 +209,11 @@ class LegalSlateModel(PreTrainedModel):
 
     def trunk(self) -> nn.Module:
         """The transformer without its head: hidden states, and a cache when asked."""
-        return cast(nn.Module, self.get_decoder())
+        return cast(nn.Module, cast(Any, self).get_decoder())
 
     def catalog_head(self) -> Tensor:
         """Rows of the output embedding that a completion can use: (C, H). The other rows are never multiplied."""
-        weight = cast(Tensor, self.get_output_embeddings().weight)
+        weight = cast(Tensor, cast(Any, self).get_output_embeddings().weight)
         return weight[self.grammar.vocabulary.first : self.grammar.vocabulary.first + self.grammar.vocabulary.size]
 
     def _hidden(self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> Tensor:

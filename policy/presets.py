@@ -177,7 +177,7 @@ def _smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     # The weights are plain again after loading; keeping the marks of quantisation would forbid saving them.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.hf_quantizer = None
+    setattr(model, "hf_quantizer", None)  # noqa: B010 - a module's own __setattr__ is typed for tensors only
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer

@@ -12,14 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from datasets import Dataset
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from torch import Tensor
-from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 
 from data.catalog import Catalog
@@ -100,7 +99,7 @@ def train_sft(
     )
     with_progress(trainer, f"SFT {preset.name}: slates").train()
     write_metrics(trainer, folder, "slates")
-    whole = trained.merge_and_unload() if hasattr(trained, "merge_and_unload") else model
+    whole: Any = cast(Any, trained).merge_and_unload() if isinstance(trained, PeftModel) else model
     whole.eval()
     done = replace(spoken, model=whole)
     save_speaker(done, folder)
@@ -155,20 +154,21 @@ def _slates(
     return Dataset.from_dict({"input_ids": sequences + more, "labels": labels + more_labels})
 
 
-def _adapted(spoken: Speaker, preset: Preset) -> PreTrainedModel:
+def _adapted(spoken: Speaker, preset: Preset) -> PeftModel:
     """LoRA on the trunk, and the new vocabulary rows trainable in place: the old rows' gradients are set to zero.
 
     (Adam moves a weight whose gradients were always zero by nothing, and there is no weight decay here.)
     """
     model = get_peft_model(spoken.model, adapter(preset))
-    table = causal_model(model).get_input_embeddings().weight
+    causal: Any = causal_model(model)
+    table = causal.get_input_embeddings().weight
     new = torch.zeros(len(table), 1)
     new[sorted(spoken.vocabulary.ids.values())] = 1.0
 
     def only_new(gradient: Tensor) -> Tensor:
         return gradient * new.to(gradient)
 
-    for weight in {id(w): w for w in (table, causal_model(model).get_output_embeddings().weight)}.values():
+    for weight in {id(w): w for w in (table, causal.get_output_embeddings().weight)}.values():
         weight.requires_grad_(True)
         weight.register_hook(only_new)
     return model

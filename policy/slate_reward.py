@@ -72,6 +72,6 @@ class _SlateReader(nn.Module):
             if tuple(given) != prompt:
                 raise RuntimeError("a rollout came back in another order than its prompts were announced in")
             rows.append(row)
-        _, items = self.grammar.decode(input_ids[:, -length:])
+        items = self.grammar.decode(input_ids[:, -length:])[1]
         values = self.reward(torch.tensor(rows), items[:, None])  # (B, 1)
         return SimpleNamespace(hidden_states=(values[:, :, None].expand(-1, input_ids.shape[1], -1),))

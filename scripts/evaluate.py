@@ -37,23 +37,15 @@ from eval.sections import (
 )
 from policy.checkpoint import Speaker, load_speaker
 from rewards.model import RewardModel
-from scripts.opened import Opened, open_run, resolve_preset
+from scripts.opened import ModelArguments, Opened, open_run
 
 OUTCOMES_BY_CHOICE = ("active_days_7", "returned_7d", "returned_1d")  # what off-policy values are of: the first carried
 
 
 @dataclass
-class EvaluateArguments:
+class EvaluateArguments(ModelArguments):
     """Which run, how thoroughly."""
 
-    run: str = field(default="runs/demo", metadata={"help": "run folder with policy/ and rewards/"})
-    preset: str = field(
-        default="nano", metadata={"help": "preset the policies were trained with: its speed sets the budget"}
-    )
-    base_model: str | None = field(default=None, metadata={"help": "a Hugging Face causal LM instead of a preset"})
-    set: list[str] = field(
-        default_factory=list, metadata={"help": "preset fields to change, e.g. rollout_listeners=100"}
-    )
     compare: str | None = field(default=None, metadata={"help": "another run whose report is put beside this one"})
     rounds: int = field(default=1_500, metadata={"help": "logged decisions for the off-policy values"})
     eval_seed: int = field(default=0, metadata={"help": "seed of samples and draws"})
@@ -79,7 +71,7 @@ def stage(args: EvaluateArguments) -> bool:
     other = Path(args.compare) if args.compare else None
     if other is not None and not (other / "reports" / "report.json").is_file():
         raise InputError(f"{other} has no reports/report.json: run scripts/evaluate.py on it first")
-    preset = resolve_preset(args.preset, args.base_model, args.set)
+    preset = args.resolved()
     config = {
         "cases": preset.ranking_cases,
         "listeners": preset.rollout_listeners,
@@ -119,7 +111,7 @@ def speakers(run: Opened) -> dict[str, Speaker]:
 
 def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
     """Put the run's policies to every question its log can carry."""
-    preset = resolve_preset(args.preset, args.base_model, args.set)
+    preset = args.resolved()
     origin = manifest(run.folder / "logs")
     world = origin["config"].get("world")
     clock, seed = Clock(), args.eval_seed

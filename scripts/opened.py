@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +16,20 @@ from policy.slate_reward import SlateReward
 from rewards.model import RewardModel
 
 TRAIN_SHARE = 0.6
+
+
+@dataclass
+class ModelArguments:
+    """Which run, which model: the flags every script that has to do with a policy shares."""
+
+    run: str = field(default="runs/demo", metadata={"help": "run folder with logs/ and catalog/"})
+    preset: str = field(default="nano", metadata={"help": "nano (from scratch) or smollm2 (pretrained, LoRA)"})
+    base_model: str | None = field(default=None, metadata={"help": "a Hugging Face causal LM instead of a preset"})
+    set: list[str] = field(default_factory=list, metadata={"help": "preset fields to change, e.g. sft_slates=500"})
+
+    def resolved(self) -> Preset:
+        """The preset by name, or by a Hugging Face model's, with the changes asked for; raises InputError."""
+        return preset_of(self.base_model or self.preset, self.set)
 
 
 @dataclass(frozen=True)
@@ -52,8 +65,3 @@ def open_run(folder: Path, train_share: float = TRAIN_SHARE) -> Opened:
     histories, decisions = load(store, catalog.index_of)
     start, end = store.start.timestamp(), store.end.timestamp()
     return Opened(folder, store, catalog, histories, decisions, int((start + (end - start) * train_share) * 1e6))
-
-
-def resolve_preset(name: str, base_model: str | None, changes: Sequence[str] = ()) -> Preset:
-    """The preset by name, or by a Hugging Face model's; `changes` are field=value pairs."""
-    return preset_of(base_model or name, changes)

@@ -21,18 +21,13 @@ from trl import TrlParser
 
 from data.artifacts import run_lock
 from data.errors import exit_on_input_error
-
-SMOLLM2_NEEDS = "nano"  # a bigger model's report is read beside this preset's
+from scripts.opened import ModelArguments
 
 
 @dataclass
-class RunArguments:
+class RunArguments(ModelArguments):
     """Where from, which model, where to."""
 
-    run: str = field(default="runs/demo", metadata={"help": "run folder; everything made goes there"})
-    preset: str = field(default="nano", metadata={"help": "nano (from scratch) or smollm2 (pretrained, LoRA)"})
-    base_model: str | None = field(default=None, metadata={"help": "a Hugging Face causal LM instead of a preset"})
-    set: list[str] = field(default_factory=list, metadata={"help": "preset fields to change, e.g. ppo_episodes=512"})
     world: str = field(default="clickbait", metadata={"help": "simulated world, when no log is given"})
     listeners: int = field(default=5_000, metadata={"help": "listeners of the simulated world"})
     days: int = field(default=84, metadata={"help": "days of the simulated log"})
@@ -62,7 +57,7 @@ def stages(args: RunArguments) -> list[Stage]:
     )
 
     run, seed = args.run, args.seed
-    model = {"run": run, "preset": args.preset, "base_model": args.base_model, "set": args.set}
+    model = (run, args.preset, args.base_model, args.set)
     if args.logs is None:
         logs = simulate.SimulateArguments(run, args.world, args.listeners, args.days, seed)
         first: Stage = ("logs", lambda: simulate.stage(logs))
@@ -75,12 +70,12 @@ def stages(args: RunArguments) -> list[Stage]:
         return (f"rewards/{name}", lambda: train_rewards.stage(chosen))
 
     def dpo(name: str, reward: str) -> Stage:
-        chosen = train_dpo.DPOArguments(**model, reward=reward, name=name, model_seed=seed)
+        chosen = train_dpo.DPOArguments(*model, reward=reward, name=name, model_seed=seed)
         return (f"policy/{name}", lambda: train_dpo.stage(chosen))
 
-    sft = train_sft.PolicyArguments(**model, slate_size=args.slate_size, model_seed=seed)
-    ppo = train_ppo.PPOArguments(**model, reward="midterm", start="dpo", name="ppo", model_seed=seed)
-    judged = evaluate.EvaluateArguments(**model, compare=args.compare, eval_seed=seed)
+    sft = train_sft.SFTArguments(*model, slate_size=args.slate_size, model_seed=seed)
+    ppo = train_ppo.PPOArguments(*model, reward="midterm", start="dpo", name="ppo", model_seed=seed)
+    judged = evaluate.EvaluateArguments(*model, compare=args.compare, eval_seed=seed)
     return [
         first,
         ("outcomes", lambda: build_outcomes.stage(build_outcomes.OutcomesArguments(run))),

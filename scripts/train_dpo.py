@@ -17,17 +17,13 @@ from data.artifacts import build
 from data.errors import exit_on_input_error
 from policy.dpo import DPOSettings, dpo_config, train_dpo
 from policy.training import overridden, trainer_defaults
-from scripts.opened import open_run, resolve_preset
+from scripts.opened import ModelArguments, open_run
 
 
 @dataclass
-class DPOArguments:
+class DPOArguments(ModelArguments):
     """Which run, which model, which reward."""
 
-    run: str = field(default="runs/demo", metadata={"help": "run folder with policy/sft and rewards/"})
-    preset: str = field(default="nano", metadata={"help": "the preset that policy/sft was trained with"})
-    base_model: str | None = field(default=None, metadata={"help": "a Hugging Face causal LM instead of a preset"})
-    set: list[str] = field(default_factory=list, metadata={"help": "preset fields to change, e.g. dpo_pairs=500"})
     reward: str = field(default="midterm", metadata={"help": "reward model: midterm or click"})
     name: str = field(default="dpo", metadata={"help": "name of the adapter under policy/"})
     rounds: int = field(default=2, metadata={"help": "draw-rank-train rounds"})
@@ -37,7 +33,7 @@ class DPOArguments:
 def stage(args: DPOArguments, given: DPOConfig | None = None) -> bool:
     """Train the adapter; True when it was trained, False when an unchanged one was there."""
     run = open_run(Path(args.run))
-    preset = resolve_preset(args.preset, args.base_model, args.set)
+    preset = args.resolved()
     settings = DPOSettings(until=run.cut, rounds=args.rounds, seed=args.model_seed)
     base = run.folder / "policy" / "sft"
     changed = overridden(given)

@@ -13,22 +13,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from trl import TrlParser
+from trl.experimental.ppo import PPOConfig
 
 from data.artifacts import build
 from data.errors import exit_on_input_error
-from policy.ppo import PPOConfig, PPOSettings, ppo_config, train_ppo
+from policy.ppo import PPOSettings, ppo_config, train_ppo
 from policy.training import overridden, trainer_defaults
-from scripts.opened import open_run, resolve_preset
+from scripts.opened import ModelArguments, open_run
 
 
 @dataclass
-class PPOArguments:
+class PPOArguments(ModelArguments):
     """Which run, which model, which reward, from where."""
 
-    run: str = field(default="runs/demo", metadata={"help": "run folder with policy/sft and rewards/"})
-    preset: str = field(default="nano", metadata={"help": "the preset that policy/sft was trained with"})
-    base_model: str | None = field(default=None, metadata={"help": "a Hugging Face causal LM instead of a preset"})
-    set: list[str] = field(default_factory=list, metadata={"help": "preset fields to change, e.g. ppo_episodes=512"})
     reward: str = field(default="midterm", metadata={"help": "reward model: midterm or click"})
     start: str = field(default="dpo", metadata={"help": "adapter to start from, or none"})
     name: str = field(default="ppo", metadata={"help": "name of the adapter under policy/"})
@@ -38,7 +35,7 @@ class PPOArguments:
 def stage(args: PPOArguments, given: PPOConfig | None = None) -> bool:
     """Train the adapter; True when it was trained, False when an unchanged one was there."""
     run = open_run(Path(args.run))
-    preset = resolve_preset(args.preset, args.base_model, args.set)
+    preset = args.resolved()
     settings = PPOSettings(until=run.cut, seed=args.model_seed)
     base = run.folder / "policy" / "sft"
     start = None if args.start == "none" else run.folder / "policy" / args.start

@@ -19,25 +19,21 @@ from data.artifacts import build
 from data.errors import exit_on_input_error
 from policy.sft import SFTSettings, sft_config, train_sft
 from policy.training import overridden, trainer_defaults
-from scripts.opened import open_run, resolve_preset
+from scripts.opened import ModelArguments, open_run
 
 
 @dataclass
-class PolicyArguments:
+class SFTArguments(ModelArguments):
     """Which run, which model."""
 
-    run: str = field(default="runs/demo", metadata={"help": "run folder with logs/ and catalog/"})
-    preset: str = field(default="nano", metadata={"help": "nano (from scratch) or smollm2 (pretrained, LoRA)"})
-    base_model: str | None = field(default=None, metadata={"help": "a Hugging Face causal LM instead of a preset"})
-    set: list[str] = field(default_factory=list, metadata={"help": "preset fields to change, e.g. sft_slates=500"})
     slate_size: int = field(default=5, metadata={"help": "items of a slate"})
     model_seed: int = field(default=0, metadata={"help": "seed of initialisation, sampling and order"})
 
 
-def stage(args: PolicyArguments, given: SFTConfig | None = None) -> bool:
+def stage(args: SFTArguments, given: SFTConfig | None = None) -> bool:
     """Train the SFT policy; True when it was trained, False when an unchanged one was there."""
     run = open_run(Path(args.run))
-    preset = resolve_preset(args.preset, args.base_model, args.set)
+    preset = args.resolved()
     settings = SFTSettings(slate_size=args.slate_size, until=run.cut, seed=args.model_seed)
     folder = run.folder / "policy" / "sft"
     changed = overridden(given)
@@ -51,7 +47,7 @@ def stage(args: PolicyArguments, given: SFTConfig | None = None) -> bool:
 
 
 def main() -> None:
-    parser = TrlParser((PolicyArguments, SFTConfig))
+    parser = TrlParser((SFTArguments, SFTConfig))
     parser.set_defaults(**trainer_defaults())
     args, given = parser.parse_args_and_config()
     stage(args, given)
