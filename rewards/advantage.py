@@ -97,6 +97,7 @@ class Fold:
         self,
         network: Network,
         state: Tensor,
+        recency: Tensor,
         decisions: Decisions,
         rows: np.ndarray,
         outcomes: np.ndarray,
@@ -106,7 +107,11 @@ class Fold:
         settings: AdvantageSettings,
         seed: int,
     ) -> None:
-        """state (D, W) and outcomes (D, L, NaN = not known) are aligned with `decisions`; only `rows` are read."""
+        """state (D, W), recency (D, columns) and outcomes (D, L, NaN = not known) are aligned with `decisions`.
+
+        Only `rows` are read. What state and counts still predict of an outcome is taken out of its surprise, so that a
+        network that has learned too little leaves noise behind, not confounding.
+        """
         self.network, self.state, self.decisions, self.rows = network, state, decisions, rows
         self.channels, self.position, self.settings = channels, position, settings
         self.content = content  # (N, P)
@@ -119,7 +124,10 @@ class Fold:
         self.side = self.rng.integers(0, 2, users)[decisions.user[rows]]
         with torch.no_grad():
             expected = network.heads.means(state[torch.from_numpy(rows)]).numpy()
-        self.residual = partial_out(outcomes[rows] - expected, state[torch.from_numpy(rows)].numpy())
+        with torch.no_grad():
+            counts = network.trunk.counts(recency[torch.from_numpy(rows)])
+            controls = torch.cat([state[torch.from_numpy(rows)], counts], dim=1).numpy()
+        self.residual = partial_out(outcomes[rows] - expected, controls)
         self._seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # chunk start -> what `_reactions` said
 
     def chunks(self) -> Iterator[_Chunk]:

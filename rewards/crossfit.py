@@ -7,6 +7,7 @@ quality on labels that matured later still, beside the baselines.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from time import perf_counter
@@ -29,7 +30,7 @@ from rewards.model import RewardModel
 from rewards.network import Known, Network, Shape
 from rewards.objective import LoggingMoments
 from rewards.quality import head_quality
-from rewards.sequences import batches
+from rewards.sequences import Batch, batches
 from rewards.slices import BackTest, SliceSettings, back_test
 from rewards.surrogate import Channels
 from rewards.training import TrainSettings, fit, states
@@ -97,11 +98,8 @@ def train_rewards(
     everything = batches(
         histories, decisions, np.arange(len(decisions)), settings.trunk.window, 4 * settings.train.tokens
     )
-    plans = [
-        batches(histories, decisions, trained_on[half[decisions.user[trained_on]] == side], settings.trunk.window,
-                settings.train.tokens)
-        for side in (0, 1)
-    ]  # fmt: skip
+    sides = [trained_on[half[decisions.user[trained_on]] == side] for side in (0, 1)]
+    plans = [_plan(histories, decisions, rows, settings) for rows in sides]
     steps = sum(settings.train.epochs * max(len(plan) // accelerator.num_processes, 1) for plan in plans)
     with Progress(transient=True, disable=not accelerator.is_main_process) as progress:
         task = progress.add_task("reward model", total=steps)
@@ -128,8 +126,19 @@ def train_rewards(
     reports: list[FoldReport] = []
     for side, network in enumerate(networks):
         rows = np.flatnonzero(test.informs & (half[decisions.user] != side))
-        fold = Fold(network, encoded[side], decisions, rows, values, channels, directions, position,
-                    settings.advantage, seed + side)  # fmt: skip
+        fold = Fold(
+            network,
+            encoded[side],
+            inputs.recency,
+            decisions,
+            rows,
+            values,
+            channels,
+            directions,
+            position,
+            settings.advantage,
+            seed + side,
+        )
         found, told = fold.fit(len(test.labels))
         effects.append(found)
         reports.append(told)
@@ -168,6 +177,12 @@ def train_rewards(
     clock.lap("quality")
     report["seconds"] = clock.laps
     return model, report
+
+
+def _plan(histories: Histories, decisions: Decisions, rows: np.ndarray, settings: RewardSettings) -> Sequence[Batch]:
+    read = int(np.sum(np.diff(histories.offsets)[np.unique(decisions.user[rows])]))
+    tokens = min(settings.train.tokens, max(read // settings.train.least_steps, 64))
+    return batches(histories, decisions, rows, settings.trunk.window, tokens)
 
 
 def item_coordinates(embeddings: np.ndarray, most: int) -> np.ndarray:

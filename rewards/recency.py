@@ -22,6 +22,7 @@ COLUMNS: tuple[str, ...] = (
     "log_interactions",
     *(f"log_interactions_{days}d" for days in WINDOWS),
     *(f"active_days_{days}d" for days in WINDOWS[1:]),
+    *(f"active_rate_{days}d" for days in WINDOWS[2:]),
     "active_share",
     *(f"share_{reaction}_28d" for reaction in REACTIONS),
     "hour_sin",
@@ -65,6 +66,8 @@ def recency_features(histories: Histories, decisions: Decisions) -> np.ndarray:
     days_before = _distinct_days(histories, origin)
     active = [days_before[start] - days_before[np.minimum(low, start)] for low in since]
     columns.extend(count for count in active[1:])
+    # Per day that could have been seen: the same at the start of a log as at its end.
+    columns.extend(count / np.minimum(days, tenure + 1.0) for count, days in zip(active[2:], WINDOWS[2:]))
     columns.append((days_before[start] - days_before[first]) / (tenure + 1.0))
 
     recent = np.minimum(since[-1], start)

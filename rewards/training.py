@@ -22,16 +22,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How long and how fast. `tokens` is the padded interactions of one step."""
+    """How long and how fast. `tokens` is the padded interactions of one step, fewer where an epoch of a small log would
+    otherwise have under `least_steps`."""
 
     epochs: int = 4
     tokens: int = 4096
+    least_steps: int = 48
     learning_rate: float = 3e-3
     weight_decay: float = 0.02
     warmup_share: float = 0.1
     clip: float = 1.0
     reaction_weight: float = 1.0
-    exposure_weight: float = 0.3
+    exposure_weight: float = 0.6
 
 
 def fit(

@@ -146,6 +146,8 @@ class Trunk(nn.Module):
     frequencies: Tensor
     recency_mean: Tensor
     recency_scale: Tensor
+    recency_low: Tensor
+    recency_high: Tensor
 
     def __init__(self, settings: TrunkSettings, content: Tensor, recency_columns: int) -> None:
         super().__init__()
@@ -181,11 +183,24 @@ class Trunk(nn.Module):
         self.register_buffer("frequencies", 2 * math.pi / periods, persistent=False)
         self.register_buffer("recency_mean", torch.zeros(recency_columns))
         self.register_buffer("recency_scale", torch.ones(recency_columns))
+        self.register_buffer("recency_low", torch.full((recency_columns,), -torch.inf))
+        self.register_buffer("recency_high", torch.full((recency_columns,), torch.inf))
 
     def standardize(self, recency: Tensor) -> None:
-        """Set the centre and scale of the recency columns from training rows (R, columns)."""
+        """Set centre, scale and range of the recency columns from training rows (R, columns).
+
+        Later values are kept within that range, as a tree would: counts grow with the age of a log, and a linear layer
+        has no idea what lies beyond the largest it has seen.
+        """
         self.recency_mean.copy_(recency.mean(0))
         self.recency_scale.copy_(recency.std(0).clamp_min(1e-3))
+        self.recency_low.copy_(recency.quantile(0.01, dim=0))
+        self.recency_high.copy_(recency.quantile(0.99, dim=0))
+
+    def counts(self, recency: Tensor) -> Tensor:
+        """Recency columns (R, columns), within the training range and standardised."""
+        within = recency.clamp(self.recency_low, self.recency_high)
+        return (within - self.recency_mean) / self.recency_scale
 
     def forward(self, inputs: Inputs, batch: Batch) -> Tensor:
         """States (R, width) of the batch's decisions."""
@@ -212,6 +227,6 @@ class Trunk(nn.Module):
         rows = torch.from_numpy(batch.decision)
         now = self.decision_gap(inputs.decision_gap[rows]) + self.decision_surface(inputs.decision_surface[rows] + 1)
         now = now + self.decision_hour(inputs.decision_hour[rows])
-        now = now + self.recency((inputs.recency[rows] - self.recency_mean) / self.recency_scale)
+        now = now + self.recency(self.counts(inputs.recency[rows]))
         state: Tensor = self.mix(torch.cat([at, now], dim=-1))
         return state

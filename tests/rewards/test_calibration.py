@@ -1,0 +1,42 @@
+import numpy as np
+from lifelines.utils import concordance_index
+
+from rewards.calibration import Platt, brier, c_index, calibration_error, fit_platt
+
+
+def _overconfident(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    logit = rng.standard_normal(n)
+    outcome = (rng.random(n) < 1 / (1 + np.exp(-logit + 0.5))).astype(float)
+    return 1 / (1 + np.exp(-2.5 * logit)), outcome
+
+
+def test_calibration_error_falls_on_rows_it_was_not_fitted_on() -> None:
+    share, outcome = _overconfident(0, 5000)
+    platt = fit_platt(share, outcome)
+    later, truth = _overconfident(1, 5000)
+    assert calibration_error(later, truth) > 0.1
+    assert calibration_error(platt(later), truth) < 0.4 * calibration_error(later, truth)
+    assert brier(platt(later), truth) < brier(later, truth)
+    assert abs(platt.slope - 0.4) < 0.05, "2.5 times too sure"
+
+
+def test_calibration_keeps_the_order_and_little_data_changes_nothing() -> None:
+    share = np.linspace(0.01, 0.99, 20)
+    assert fit_platt(share, 1.0 - share) == Platt()
+    many = np.tile(share, 50)
+    assert np.all(np.diff(fit_platt(many, 1.0 - many)(share)) > 0)
+
+
+def test_c_index_agrees_with_lifelines() -> None:
+    rng = np.random.default_rng(0)
+    risk = np.round(rng.standard_normal(300), 1)
+    time = rng.geometric(0.1, 300)
+    observed = rng.random(300) < 0.6
+    assert abs(c_index(risk, time, observed) - concordance_index(time, -risk, observed)) < 1e-9
+
+
+def test_a_perfect_forecast_has_no_error() -> None:
+    share = np.repeat([0.0, 1.0], 50)
+    assert calibration_error(share, share) == 0.0
+    assert brier(share, share) == 0.0

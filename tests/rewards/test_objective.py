@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+import torch
+
+from data.errors import InputError
+from rewards.objective import LoggingMoments, SlateScores, default_weights
+
+LABELS = ("returned_7d", "active_days_28", "habit_28")
+
+
+def _logged(n: int = 4000) -> tuple[LoggingMoments, SlateScores]:
+    rng = np.random.default_rng(0)
+    mix = np.array([[0.02, 0.0, 0.0], [0.2, 0.3, 0.0], [0.03, 0.02, 0.05]])
+    mean = torch.from_numpy(rng.standard_normal((n, 3)) @ mix.T).float()[:, None]
+    moments = LoggingMoments(LABELS, np.cov(mean[:, 0].numpy().T))
+    return moments, SlateScores(mean, torch.full_like(mean, 0.01), torch.ones(n, 1))
+
+
+def test_the_reward_has_unit_variance_under_logging_whatever_the_weights() -> None:
+    moments, scores = _logged()
+    for weights in (None, {"returned_7d": 1.0}, {"active_days_28": 3.0, "habit_28": -1.0}):
+        objective = moments.objective(weights, kappa=0.0)
+        assert abs(float(objective.lower_bound(scores).std()) - 1.0) < 0.01
+
+
+def test_spread_and_lack_of_support_only_take_away() -> None:
+    moments, scores = _logged(50)
+    objective = moments.objective(kappa=1.0, penalty=0.5)
+    sure = SlateScores(scores.mean, torch.zeros_like(scores.spread), scores.support)
+    torch.testing.assert_close(objective.lower_bound(sure), objective.value(sure))
+    assert bool((objective.lower_bound(scores) < objective.value(scores)).all())
+    rare = SlateScores(scores.mean, scores.spread, torch.full((50, 1), -2.0))
+    torch.testing.assert_close(objective.lower_bound(rare), objective.lower_bound(scores) - 1.0)
+
+
+def test_a_constraint_gains_weight_while_it_is_broken() -> None:
+    moments, scores = _logged()
+    objective = moments.objective({"active_days_28": 1.0}, constraints=("habit_28", "reachable_28"))
+    assert [c.label for c in objective.constraints] == ["habit_28"], "a label the log lacks is left out"
+    worse = SlateScores(scores.mean - 0.2, scores.spread, scores.support)
+    once = objective.updated(worse)
+    assert once.constraints[0].multiplier > 0
+    assert once.updated(worse).constraints[0].multiplier > once.constraints[0].multiplier
+    better = SlateScores(scores.mean + 5.0, scores.spread, scores.support)
+    assert once.updated(better).constraints[0].multiplier == 0.0
+    gain = torch.zeros(1, 1, 3)
+    gain[..., 2] = 0.1
+    bonus = SlateScores(gain, torch.zeros(1, 1, 3), torch.ones(1, 1))
+    assert float(once.lower_bound(bonus)) > float(objective.lower_bound(bonus))
+
+
+def test_weights_follow_what_the_log_carries() -> None:
+    assert default_weights(("returned_7d", "active_days_28", "plays")) == {"active_days_28": 1.0, "returned_7d": 0.5}
+    assert default_weights(("returned_1d", "returned_7d", "plays")) == {"returned_7d": 1.0, "returned_1d": 0.5}
+    assert default_weights(("plays",)) == {"plays": 1.0}
+
+
+def test_a_weight_on_a_label_that_is_not_there_names_it() -> None:
+    with pytest.raises(InputError, match="converted_28"):
+        _logged(10)[0].objective({"converted_28": 1.0})

@@ -1,0 +1,56 @@
+import numpy as np
+
+from data.histories import Decisions, Histories
+from data.schema import ACTION_CODE
+from rewards.recency import COLUMNS, DAY, HOUR, gap_hours, recency_features
+
+
+def _log() -> tuple[Histories, Decisions]:
+    t0 = 1_700_000_000_000_000 // DAY * DAY
+    # User 0: three interactions on day 0, one on day 9. User 1: none. User 2: one on day 9.
+    time = np.array([t0, t0 + HOUR, t0 + 2 * HOUR, t0 + 9 * DAY, t0 + 9 * DAY])
+    action = np.array([ACTION_CODE[a] for a in ("complete", "complete", "skip", "save", "play")], np.int8)
+    histories = Histories(
+        ["a", "b", "c"],
+        np.array([0, 4, 4, 5]),
+        np.zeros(5, np.int32),
+        action,
+        time,
+        np.zeros(5, np.int8),
+        np.zeros(5, np.int16),
+    )
+    when = np.array([t0 + 9 * DAY + 6 * HOUR, t0 + 10 * DAY, t0 + 40 * DAY])
+    decisions = Decisions(
+        ["x", "y", "z"],
+        np.array([0, 1, 2], np.int32),
+        np.array([4, 4, 5]),
+        when,
+        np.array([150, 10, 10], np.int16),
+        np.zeros(3, np.int8),
+        np.zeros((3, 1), np.int32),
+        np.full(3, np.nan),
+        [None] * 3,
+        np.full((3, 1), -1, np.int8),
+        np.zeros((3, 1), np.float32),
+    )
+    return histories, decisions
+
+
+def test_counts_by_hand() -> None:
+    histories, decisions = _log()
+    table = dict(zip(COLUMNS, recency_features(histories, decisions).T, strict=True))
+    np.testing.assert_allclose(gap_hours(histories, decisions), [6, np.nan, 31 * 24])
+    np.testing.assert_allclose(np.expm1(table["log_interactions"]), [4, 0, 1], atol=1e-5)
+    np.testing.assert_allclose(np.expm1(table["log_interactions_7d"]), [1, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(np.expm1(table["log_interactions_28d"]), [4, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(table["active_days_28d"], [2, 0, 0])
+    np.testing.assert_allclose(table["share_complete_28d"], [0.5, 0, 0])
+    np.testing.assert_allclose(table["weekend"], [1, 0, 0])
+
+
+def test_only_the_past_counts() -> None:
+    histories, decisions = _log()
+    earlier = Decisions(**{**vars(decisions), "start": np.array([3, 4, 4]), "time": decisions.time - 8 * DAY})
+    table = dict(zip(COLUMNS, recency_features(histories, earlier).T, strict=True))
+    np.testing.assert_allclose(np.expm1(table["log_interactions_28d"]), [3, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(table["share_save_28d"], [0, 0, 0])

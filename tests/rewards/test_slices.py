@@ -1,0 +1,72 @@
+from datetime import datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from data.errors import InputError
+from rewards.slices import SliceSettings, back_test
+from tests.rewards.made_up_log import SMALL, MadeUp, make_log, train
+
+
+def _instant(log: MadeUp, share: float) -> datetime:
+    first = datetime.fromtimestamp(float(log.decisions.time.min()) / 1e6, tz=log.end.tzinfo)
+    return first + share * (log.end - first)
+
+
+def _later_labels_changed(log: MadeUp, moment: datetime) -> MadeUp:
+    late = pl.col("matured_7d") > moment
+    changed = log.outcomes.with_columns(
+        active_days_7=pl.when(late).then(7 - pl.col("active_days_7")).otherwise(pl.col("active_days_7")),
+        returned_7d=pl.when(late).then(~pl.col("returned_7d")).otherwise(pl.col("returned_7d")),
+    )
+    return MadeUp(**{**vars(log), "outcomes": changed})
+
+
+def test_slices_never_share_a_label(small_log: MadeUp) -> None:
+    test = back_test(small_log.decisions, small_log.outcomes, small_log.end, None, SliceSettings(0.5, 0.75, 0.5))
+    label = "active_days_7"
+    train_rows = np.flatnonzero(~np.isnan(test.train.values[label]))
+    calibration, judged = test.calibration_rows(label), test.judged_rows(label, small_log.decisions.time)
+    assert len(train_rows) > 50
+    assert len(calibration) > 50
+    assert len(judged) > 50
+    assert not set(train_rows) & set(calibration)
+    assert not set(calibration) & set(judged)
+    assert small_log.decisions.time[train_rows].max() + 7 * 86_400_000_000 <= test.cut
+    assert small_log.decisions.time[judged].min() >= test.cut
+
+
+def test_a_return_that_is_not_in_yet_is_censored_at_the_cut(small_log: MadeUp) -> None:
+    test = back_test(small_log.decisions, small_log.outcomes, small_log.end, None, SliceSettings(0.5, 0.75, 0.5))
+    made = small_log.decisions.time < test.cut
+    came = small_log.decisions.time + test.final.return_day * 86_400_000_000 <= test.cut
+    np.testing.assert_array_equal(test.train.returned, made & came)
+
+
+def test_labels_that_mature_later_change_nothing_that_was_learned(one_thread: None) -> None:
+    log = make_log(users=80, days=30, size=0.3, seed=4)
+    base = train(log)
+    later = train(_later_labels_changed(log, _instant(log, SMALL.slices.calibrated)))
+    torch.testing.assert_close(base.states, later.states, rtol=0, atol=0)
+    slates = torch.from_numpy(log.decisions.slate.astype(np.int64))[:, None]
+    torch.testing.assert_close(
+        base.model.advantage(base.states, slates).mean, later.model.advantage(later.states, slates).mean, rtol=0, atol=0
+    )
+    assert base.model.calibrators == later.model.calibrators
+    assert base.quality["heads"] != later.quality["heads"], "they do judge it"
+
+    sooner = train(_later_labels_changed(log, _instant(log, SMALL.slices.cut)))
+    torch.testing.assert_close(base.states, sooner.states, rtol=0, atol=0)
+    assert base.model.calibrators != sooner.model.calibrators
+
+
+def test_bad_slices_and_missing_outcomes_name_the_fix(small_log: MadeUp) -> None:
+    with pytest.raises(InputError, match="shares must grow"):
+        back_test(small_log.decisions, small_log.outcomes, small_log.end, None, SliceSettings(0.8, 0.6, 0.6))
+    with pytest.raises(InputError, match="have no outcomes"):
+        back_test(small_log.decisions, small_log.outcomes[:-5], small_log.end, None, SliceSettings())
+    with pytest.raises(InputError, match="converted_28"):
+        back_test(small_log.decisions, small_log.outcomes, small_log.end, None, SliceSettings(), ["converted_28"])
+    assert small_log.end - timedelta(days=1) < small_log.end
