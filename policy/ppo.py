@@ -20,7 +20,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerBase
+from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerBase, set_seed
 
 from data.catalog import Catalog
 from data.histories import Decisions, Histories, contexts
@@ -129,7 +129,7 @@ def train_ppo(
     slates for `decisions`, row by row.
     """
     spoken = load_speaker(base, catalog, start, trainable=True)
-    torch.manual_seed(settings.seed)
+    set_seed(settings.seed)  # PPOTrainer shuffles its minibatches with NumPy's global generator
     if start is None:
         spoken = replace(spoken, model=get_peft_model(spoken.legal, adapter(preset)))
     model = spoken.model
