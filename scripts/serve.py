@@ -93,7 +93,13 @@ def serve(arguments: ServeArguments) -> None:
         app = create_app(Service(deployment, listeners, served, settings))
         console.print(_greeting(arguments, deployment, took), highlight=False, soft_wrap=True)
         config = uvicorn.Config(
-            app, host=arguments.host, port=arguments.port, log_level="warning", access_log=False, timeout_keep_alive=60
+            app,
+            host=arguments.host,
+            port=arguments.port,
+            log_level="warning",
+            access_log=False,
+            timeout_keep_alive=60,
+            timeout_graceful_shutdown=10,
         )
         server = uvicorn.Server(config)
         threading.Thread(target=_watch, args=(engine, server), name="engine-watch", daemon=True).start()

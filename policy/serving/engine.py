@@ -30,7 +30,9 @@ from data.errors import InputError
 # Ranks that vLLM's LoRA layers can be built for.
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 ROOT = Path(__file__).resolve().parents[2]
-_STOP_SECONDS = 20.0
+_STOP_SECONDS = 8.0
+# Below this many bytes of weights a decoding step is too short to be worth splitting between threads.
+_ONE_THREAD_BYTES = 200 * 1024 * 1024
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -182,8 +184,13 @@ def environment(settings: EngineSettings) -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     # Without a GPU the first requests would wait 20 s for a compiler to save microseconds.
     eager = {} if torch.cuda.is_available() else {"TORCHDYNAMO_DISABLE": "1"}
+    # Threads of a small model mostly wait for each other, and take the cores that the servers' own processes need:
+    # on two busy cores two threads answered 100 times slower than one.
+    small = sum(file.stat().st_size for file in settings.model.glob("*.safetensors")) < _ONE_THREAD_BYTES
+    threads = {"OMP_NUM_THREADS": "1"} if small else {}
     return {
         **eager,
+        **threads,
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gib),

@@ -112,7 +112,7 @@ class CatalogLogitsProcessor(LogitsProcessor):
         process_dict_updates(self._answers, batch_update, self._answer)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        """Mask `logits` (B, V) in place: -inf wherever row b may not go on."""
+        """Mask `logits` (B, V) in place: -inf wherever row b may not go on. Every row of a batch has its answer."""
         together: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
         finished: list[int] = []
         for row, answer in self._answers.items():
@@ -123,15 +123,14 @@ class CatalogLogitsProcessor(LogitsProcessor):
             else:
                 together[len(answer.said), answer.eligible is self._everything].append(row)
         first, size = self._vocabulary.first, self._vocabulary.size
-        for (_, unrestricted), members in together.items():
-            legal = self._legal([self._answers[row] for row in members], unrestricted)
-            rows = torch.tensor(members, device=logits.device)
-            kept = logits[rows, first : first + size].masked_fill(~legal, -torch.inf)
-            logits[rows] = -torch.inf
-            logits[rows, first : first + size] = kept
-        for row in finished:
-            logits[row] = -torch.inf
-            logits[row, self._answers[row].end_token] = 0.0
+        legal = torch.zeros((len(logits), size), dtype=torch.bool, device=logits.device)
+        for (_, unrestricted), rows in together.items():
+            legal[rows] = self._legal([self._answers[row] for row in rows], unrestricted)
+        kept = logits[:, first : first + size].masked_fill(~legal, -torch.inf)
+        logits.fill_(-torch.inf)
+        logits[:, first : first + size] = kept
+        if finished:
+            logits[finished, [self._answers[row].end_token for row in finished]] = 0.0
         return logits
 
     def _legal(self, answers: list[Answer], unrestricted: bool) -> torch.Tensor:

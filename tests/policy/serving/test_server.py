@@ -127,10 +127,13 @@ def test_a_recommendation_is_logged_as_it_was_answered(server: RunningServer) ->
     assert set(answer["items"][0]) == {"item_id", "title", "creator", "kind"}
 
 
-def test_logged_propensities_are_those_of_rescoring_offline(server: RunningServer, rescore: Rescorer) -> None:
-    """60 slates: known and new listeners, words, weights, kinds, blocked items, three policies; to 1e-3 in log."""
+@pytest.mark.parametrize("slates", [60, pytest.param(300, marks=pytest.mark.nightly)])
+def test_logged_propensities_are_those_of_rescoring_offline(
+    server: RunningServer, rescore: Rescorer, slates: int
+) -> None:
+    """Known and new listeners, words, weights, kinds, blocked items, three policies at once; to 1e-3 in log."""
     requests = []
-    for number in range(60):
+    for number in range(slates):
         request: dict[str, Any] = {"user_id": f"u{number % 8}", "policy": ("ppo", "dpo", "sft")[number % 3]}
         request["context"] = {"time": (WHEN + timedelta(hours=number)).isoformat()}
         if number % 2:
