@@ -196,7 +196,8 @@ class Fold:
         delta = np.zeros((1 + members, len(self.content), C), np.float32)
         slope = np.zeros((1 + members, C), np.float32)
         for c, posterior in enumerate(reactions):
-            slope[:, c], delta[:, :, c] = self._members(posterior, 1, scale)
+            head, delta[:, :, c] = self._members(posterior, 1, scale)
+            slope[:, c] = head[:, 0]
         theta = np.zeros((1 + members, C, labels), np.float32)
         table = np.zeros((1 + members, len(self.content), labels), np.float32)
         slopes, errors, effects = np.zeros(labels), np.zeros(labels), np.ones(labels)
@@ -221,7 +222,7 @@ class Fold:
         return effect, FoldReport(index, slopes, errors, effects, found)
 
     def _members(self, posterior: Posterior, head: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
-        """Coefficients of the first `head` columns (1 + members, head; squeezed for one) and item effects (.., N)."""
+        """Coefficients of the first `head` columns (1 + members, head) and item effects (.., N)."""
         P = self.content.shape[1]
         draws = np.concatenate([posterior.mean[None], posterior.draws(self.settings.members, scale, self.rng)])
         # An item that the log hardly shows is as uncertain as the prior says.
@@ -230,8 +231,7 @@ class Fold:
         own[0] = 0.0
         own[:, self.reference] = draws[:, head + P :]
         items = draws[:, head : head + P] @ self.content.T + own
-        front = draws[:, 0] if head == 1 else draws[:, :head]
-        return front.astype(np.float32), items.astype(np.float32)
+        return draws[:, :head].astype(np.float32), items.astype(np.float32)
 
 
 def reaction_probabilities(network: Network, state: Tensor, item: Tensor) -> Tensor:

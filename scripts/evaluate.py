@@ -78,12 +78,7 @@ def stage(args: EvaluateArguments) -> bool:
         "rounds": args.rounds,
         "compare": args.compare,
     }
-    inputs = [
-        run.folder / "rewards" / "midterm",
-        run.folder / "rewards" / "click",
-        run.folder / "policy" / "sft",
-        *policies.values(),
-    ]
+    inputs = [*sorted((run.folder / "rewards").glob("[!.]*")), run.folder / "policy" / "sft", *policies.values()]
     if other is not None:
         inputs.append(other / "reports")
     return build(
@@ -132,7 +127,7 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
             off_policy = off_policy_section(judged, run.folder / "outcomes", reward, label, args.rounds, seed)
         truth = {}
         if world is not None:
-            both = {"midterm": reward, "click": RewardModel.load(run.folder / "rewards" / "click")}
+            both = {path.name: RewardModel.load(path) for path in sorted((run.folder / "rewards").glob("[!.]*"))}
             truth = advantage_truth(judged, both, world, origin["seed"])
         with clock.lap("slates"):
             slates = listener_slates(judged, 6, seed)

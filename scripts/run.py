@@ -21,7 +21,19 @@ from trl import TrlParser
 
 from data.artifacts import run_lock
 from data.errors import exit_on_input_error
-from scripts.opened import ModelArguments
+from eval.report.summary import print_summary
+from scripts import (
+    build_catalog,
+    build_outcomes,
+    evaluate,
+    ingest,
+    simulate,
+    train_dpo,
+    train_ppo,
+    train_rewards,
+    train_sft,
+)
+from scripts.opened import ModelArguments, open_run
 
 
 @dataclass
@@ -43,19 +55,6 @@ Stage = tuple[str, Callable[[], bool]]
 
 def stages(args: RunArguments) -> list[Stage]:
     """The road's stages in order: name and what makes it (True: made, False: was there)."""
-    # Imported here, because a mistyped flag should not have to wait for torch.
-    from scripts import (
-        build_catalog,
-        build_outcomes,
-        evaluate,
-        ingest,
-        simulate,
-        train_dpo,
-        train_ppo,
-        train_rewards,
-        train_sft,
-    )
-
     run, seed = args.run, args.seed
     model = (run, args.preset, args.base_model, args.set)
     if args.logs is None:
@@ -73,6 +72,11 @@ def stages(args: RunArguments) -> list[Stage]:
         chosen = train_dpo.DPOArguments(*model, reward=reward, name=name, model_seed=seed)
         return (f"policy/{name}", lambda: train_dpo.stage(chosen))
 
+    def with_impressions(stage: Stage) -> Stage:
+        """Without impressions everything in the log was tapped: there is no click-tuned twin to be had from it."""
+        name, make = stage
+        return name, lambda: not open_run(Path(run)).store.organic and make()
+
     sft = train_sft.SFTArguments(*model, slate_size=args.slate_size, model_seed=seed)
     ppo = train_ppo.PPOArguments(*model, reward="midterm", start="dpo", name="ppo", model_seed=seed)
     judged = evaluate.EvaluateArguments(*model, compare=args.compare, eval_seed=seed)
@@ -81,9 +85,9 @@ def stages(args: RunArguments) -> list[Stage]:
         ("outcomes", lambda: build_outcomes.stage(build_outcomes.OutcomesArguments(run))),
         ("catalog", lambda: build_catalog.stage(build_catalog.CatalogArguments(run, seed=seed))),
         rewards("midterm"),
-        rewards("click"),
+        with_impressions(rewards("click")),
         ("policy/sft", lambda: train_sft.stage(sft)),
-        dpo("dpo_click", "click"),
+        with_impressions(dpo("dpo_click", "click")),
         dpo("dpo", "midterm"),
         ("policy/ppo", lambda: train_ppo.stage(ppo)),
         ("reports", lambda: evaluate.stage(judged)),
@@ -118,8 +122,6 @@ def print_times(took: Sequence[tuple[str, float, bool]]) -> None:
 def main() -> None:
     (args,) = TrlParser((RunArguments,)).parse_args_and_config()
     took = travel(args)
-    from eval.report.summary import print_summary
-
     reports = Path(args.run) / "reports"
     print_times(took)
     print_summary(json.loads((reports / "report.json").read_text()), Console(), reports / "index.html")
