@@ -49,6 +49,42 @@ def fit_platt(share: np.ndarray, outcome: np.ndarray, steps: int = 25) -> Platt:
     return Platt(max(slope, 0.05), shift)
 
 
+def fit_readout(
+    share: np.ndarray, features: np.ndarray, outcome: np.ndarray, fewest: int = 2000, steps: int = 12
+) -> np.ndarray:
+    """Slope, shift and weights (2 + F,) of sigmoid(slope * logit(share) + shift + features @ weights).
+
+    A listener's counts at the start of a log and weeks later are not distributed alike, and what was learned from the
+    first rows has to be read anew from later ones. features (n, F) have about unit variance; their weights have a
+    prior at zero worth 100 rows. Under `fewest` rows only slope and shift are fitted, as by `fit_platt`.
+    """
+    platt = fit_platt(share, outcome)
+    plain = np.concatenate([[platt.slope, platt.shift], np.zeros(features.shape[1])])
+    if len(share) < fewest:
+        return plain
+    design = np.concatenate([_logit(share)[:, None], np.ones((len(share), 1)), features], axis=1).astype(np.float64)
+    centre = np.zeros(design.shape[1])
+    centre[0] = 1.0
+    prior = np.full(design.shape[1], 100.0)
+    prior[:2] = 20.0, 1.0
+    found = plain.copy()
+    for _ in range(steps):
+        p = _sigmoid(design @ found)
+        weight = np.maximum(p * (1 - p), 1e-6)
+        gradient = design.T @ (outcome - p) - prior * (found - centre)
+        step = np.linalg.solve((design * weight[:, None]).T @ design + np.diag(prior), gradient)
+        found += step
+        if float(np.abs(step).max()) < 1e-6:
+            break
+    return found
+
+
+def read_out(readout: np.ndarray, share: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """The shares (n,) that a readout of `fit_readout` makes of predicted ones and of features (n, F)."""
+    result: np.ndarray = _sigmoid(readout[0] * _logit(share) + readout[1] + features @ readout[2:])
+    return result
+
+
 def calibration_error(share: np.ndarray, outcome: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error over bins of equal size (Naeini et al., 2015), in the units of a share."""
     if len(share) == 0:

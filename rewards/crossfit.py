@@ -8,7 +8,7 @@ quality on labels that matured later still, beside the baselines.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from time import perf_counter
 from typing import Any
@@ -24,7 +24,7 @@ from data.catalog import Catalog
 from data.errors import InputError
 from data.histories import Decisions, Histories
 from rewards.advantage import AdvantageSettings, Effects, Fold, FoldReport, position_weights
-from rewards.calibration import Platt, fit_platt
+from rewards.calibration import fit_readout
 from rewards.heads import Targets
 from rewards.model import RewardModel
 from rewards.network import Known, Network, Shape
@@ -144,13 +144,13 @@ def train_rewards(
         reports.append(told)
     clock.lap("advantage")
 
-    both = torch.cat(encoded, dim=1)
+    both = torch.cat([*encoded, networks[0].trunk.counts(inputs.recency)], dim=1)
     model = RewardModel(
         shape=shape,
         channels=channels,
         networks=tuple(networks),
         effects=tuple(effects),
-        calibrators={},
+        readout=None,
         moments=LoggingMoments(tuple(label.name for label in test.labels), np.eye(len(test.labels))),
         support_floor=0.0,
         content=torch.from_numpy(content),
@@ -158,7 +158,7 @@ def train_rewards(
     )
     # What the log says without calibration, then with it.
     plain = model.outcomes(both)
-    model = _with_calibrators(model, _calibrate(plain, test))
+    model = replace(model, readout=_calibrate(plain, both.numpy(), test))
     sample = _sample(np.flatnonzero(test.informs), 20_000, seed)
     logged = model.advantage(both[sample], torch.from_numpy(decisions.slate[sample].astype(np.int64))[:, None])
     advantages = logged.mean[:, 0].numpy().astype(np.float64)
@@ -257,17 +257,13 @@ def _known(decisions: Decisions, targets: Targets, channels: Channels, reference
     )
 
 
-def _calibrate(plain: dict[str, np.ndarray], test: BackTest) -> dict[str, Platt]:
-    result = {}
+def _calibrate(plain: dict[str, np.ndarray], states: np.ndarray, test: BackTest) -> np.ndarray:
+    rows = []
     for label in test.labels:
-        rows = test.calibration_rows(label.name)
-        share = plain[label.name][rows] / label.trials
-        result[label.name] = fit_platt(share, test.calibration.values[label.name][rows] / label.trials)
-    return result
-
-
-def _with_calibrators(model: RewardModel, calibrators: dict[str, Platt]) -> RewardModel:
-    return RewardModel(**{**vars(model), "calibrators": calibrators})
+        later = test.calibration_rows(label.name)
+        share = plain[label.name][later] / label.trials
+        rows.append(fit_readout(share, states[later], test.calibration.values[label.name][later] / label.trials))
+    return np.stack(rows)
 
 
 def _sample(rows: np.ndarray, most: int, seed: int) -> np.ndarray:

@@ -21,16 +21,17 @@ from torch import Tensor
 from data.errors import InputError
 from data.histories import Decisions, Histories
 from rewards.advantage import Effects, reaction_probabilities, reactions_anyway
-from rewards.calibration import Platt
+from rewards.calibration import read_out
 from rewards.heads import Label, is_return
 from rewards.network import Network, Shape
 from rewards.objective import LoggingMoments, Objective, SlateScores
+from rewards.recency import COLUMNS
 from rewards.sequences import batches
 from rewards.surrogate import Channels
 from rewards.training import states
 from rewards.trunk import Inputs, TrunkSettings
 
-FORMAT = 1
+FORMAT = 2
 ENCODE_TOKENS = 16_384
 
 
@@ -38,7 +39,8 @@ ENCODE_TOKENS = 16_384
 class RewardModel:
     """Two networks, each trained on half of the users, with the effects found on the other half.
 
-    content (N, P) are the items' principal coordinates; support_floor is the first percentile, over logged slates, of
+    readout (labels, 2 + S) calibrates (see `rewards.calibration.fit_readout`; None: not yet). content (N, P) are the
+    items' principal coordinates; support_floor is the first percentile, over logged slates, of
     the mean log rate of a slate's items.
     """
 
@@ -46,7 +48,7 @@ class RewardModel:
     channels: Channels
     networks: tuple[Network, ...]
     effects: tuple[Effects, ...]
-    calibrators: Mapping[str, Platt]
+    readout: np.ndarray | None
     moments: LoggingMoments
     support_floor: float
     content: Tensor
@@ -58,12 +60,16 @@ class RewardModel:
         return tuple(label.name for label in self.shape.labels)
 
     def encode(self, histories: Histories, decisions: Decisions) -> Tensor:
-        """States (D, S) of decisions, each from what was known when it was made; S is both networks' side by side."""
+        """States (D, S) of decisions, each from what was known when it was made.
+
+        S is both networks' states and the counts of `rewards.recency`, side by side.
+        """
         self._check_items(histories.item)
         inputs = Inputs.of(histories, decisions)
         rows = np.arange(len(decisions))
         plan = batches(histories, decisions, rows, self.shape.trunk.window, ENCODE_TOKENS)
-        return torch.cat([states(network, inputs, plan, len(rows)) for network in self.networks], dim=1)
+        encoded = [states(network, inputs, plan, len(rows)) for network in self.networks]
+        return torch.cat([*encoded, self.networks[0].trunk.counts(inputs.recency)], dim=1)
 
     @torch.no_grad()
     def outcomes(self, states: Tensor) -> dict[str, np.ndarray]:
@@ -72,7 +78,9 @@ class RewardModel:
         result: dict[str, np.ndarray] = {}
         floor: np.ndarray | None = None
         for column, label in enumerate(self.shape.labels):
-            share = self.calibrators.get(label.name, Platt())(means[:, column] / label.trials)
+            share = means[:, column] / label.trials
+            if self.readout is not None:
+                share = read_out(self.readout[column], share, states.numpy())
             if is_return(label.name):
                 # Horizons are calibrated one by one; a later one may not fall below an earlier one.
                 floor = share if floor is None else np.maximum(floor, share)
@@ -111,10 +119,11 @@ class RewardModel:
         return self.moments.objective(weights, kappa, penalty, constraints)
 
     def _split(self, states: Tensor) -> tuple[Tensor, ...]:
-        width = self.shape.trunk.width
-        if states.shape[1] != width * len(self.networks):
-            raise ValueError(f"states are {states.shape[1]} wide, this model's are {width * len(self.networks)}")
-        parts: tuple[Tensor, ...] = torch.split(states, width, dim=1)
+        width, networks = self.shape.trunk.width, len(self.networks)
+        expected = width * networks + len(COLUMNS)
+        if states.shape[1] != expected:
+            raise ValueError(f"states are {states.shape[1]} wide, this model's are {expected}")
+        parts: tuple[Tensor, ...] = torch.split(states[:, : width * networks], width, dim=1)
         return parts
 
     def _advantage(self, states: Tensor, slates: Tensor) -> SlateScores:
@@ -139,6 +148,8 @@ class RewardModel:
         """Write model.safetensors and model.json into `folder` (made if need be)."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {"content": self.content, "moments": torch.from_numpy(self.moments.covariance)}
+        if self.readout is not None:
+            tensors["readout"] = torch.from_numpy(self.readout)
         for index, (network, effects) in enumerate(zip(self.networks, self.effects)):
             tensors |= {f"network.{index}.{name}": value for name, value in network.state_dict().items()}
             tensors |= {f"effects.{index}.{name}": value for name, value in vars(effects).items()}
@@ -147,7 +158,6 @@ class RewardModel:
             "format": FORMAT,
             "shape": asdict(self.shape),
             "channels": list(self.channels.codes),
-            "calibrators": {label: asdict(platt) for label, platt in self.calibrators.items()},
             "support_floor": self.support_floor,
             "catalog_version": self.catalog_version,
         }
@@ -192,7 +202,7 @@ class RewardModel:
             channels=Channels(tuple(facts["channels"])),
             networks=tuple(networks),
             effects=tuple(effects),
-            calibrators={label: Platt(**values) for label, values in facts["calibrators"].items()},
+            readout=tensors["readout"].numpy() if "readout" in tensors else None,
             moments=LoggingMoments(tuple(label.name for label in shape.labels), tensors["moments"].numpy()),
             support_floor=facts["support_floor"],
             content=tensors["content"],

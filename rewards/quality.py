@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.histories import Decisions, Histories
 from rewards.baselines import BASELINES
-from rewards.calibration import auc, brier, c_index, calibration_error, fit_platt, reliability
+from rewards.calibration import auc, brier, c_index, calibration_error, reliability
 from rewards.heads import Label, is_return
 from rewards.model import RewardModel
 from rewards.recency import recency_features
@@ -87,18 +87,16 @@ def _beside(
 ) -> None:
     binary = label.trials == 1
     measure = "auc" if binary else "c_index"
-    # The same rows to learn from, and the same rows and method to calibrate with.
+    # They learn from every label that we have learned from or calibrated with.
     known = test.calibration.values[label.name] / label.trials
-    train = np.flatnonzero(~np.isnan(test.train.values[label.name]))
-    later = test.calibration_rows(label.name)
-    if len(train) > 60_000:
-        train = np.sort(np.random.default_rng(seed).choice(train, 60_000, replace=False))
+    train = np.flatnonzero(~np.isnan(known))
+    if len(train) > 40_000:
+        train = np.sort(np.random.default_rng(seed).choice(train, 40_000, replace=False))
     entry["baseline"], entry["baseline_brier"], entry["paired"] = {}, {}, {}
     if len(np.unique(known[train])) < 2:
         return
     for name, baseline in BASELINES.items():
-        both = baseline(features[train], known[train], binary, features[np.concatenate([rows, later])], seed)
-        theirs = fit_platt(both[len(rows) :], known[later])(both[: len(rows)])
+        theirs = baseline(features[train], known[train], binary, features[rows], seed)
         found = _measures(theirs, truth, binary)
         entry["baseline"][name] = found[measure]
         entry["baseline_brier"][name] = found["brier"]

@@ -1,7 +1,7 @@
 import numpy as np
 from lifelines.utils import concordance_index
 
-from rewards.calibration import Platt, brier, c_index, calibration_error, fit_platt
+from rewards.calibration import Platt, brier, c_index, calibration_error, fit_platt, fit_readout, read_out
 
 
 def _overconfident(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -40,3 +40,16 @@ def test_a_perfect_forecast_has_no_error() -> None:
     share = np.repeat([0.0, 1.0], 50)
     assert calibration_error(share, share) == 0.0
     assert brier(share, share) == 0.0
+
+
+def test_a_readout_takes_from_the_features_what_the_prediction_missed() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((6000, 3))
+    truth = 1 / (1 + np.exp(-(x[:, 0] + 0.8 * x[:, 1] - 0.4)))
+    outcome = (rng.random(6000) < truth).astype(float)
+    share = 1 / (1 + np.exp(-x[:, 0]))
+    found = fit_readout(share[:4000], x[:4000], outcome[:4000])
+    assert brier(read_out(found, share[4000:], x[4000:]), outcome[4000:]) < brier(share[4000:], outcome[4000:]) - 0.01
+    assert np.abs(read_out(found, share, x) - truth).mean() < 0.04
+    few = fit_readout(share[:500], x[:500], outcome[:500])
+    assert np.all(few[2:] == 0), "few rows fit slope and shift only"
