@@ -185,7 +185,7 @@ def environment(settings: EngineSettings) -> dict[str, str]:
     # Without a GPU the first requests would wait 20 s for a compiler to save microseconds.
     eager = {} if torch.cuda.is_available() else {"TORCHDYNAMO_DISABLE": "1"}
     # Threads of a small model mostly wait for each other, and take the cores that the servers' own processes need:
-    # on two busy cores two threads answered 100 times slower than one.
+    # on two busy cores two threads answered more than 10 times slower than one.
     small = sum(file.stat().st_size for file in settings.model.glob("*.safetensors")) < _ONE_THREAD_BYTES
     threads = {"OMP_NUM_THREADS": "1"} if small else {}
     return {
