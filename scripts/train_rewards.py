@@ -20,6 +20,7 @@ from data.artifacts import build
 from data.errors import InputError, exit_on_input_error
 from data.outcomes import read_outcomes
 from rewards.crossfit import CLICK, RewardSettings, train_rewards
+from rewards.model import FORMAT
 from scripts.opened import open_run
 
 NAMES = {"midterm": None, "click": CLICK}
@@ -60,8 +61,13 @@ def stage(args: RewardArguments) -> bool:
     folder = Path(args.run)
     if not (folder / "outcomes").is_dir():
         raise InputError(f"{folder} has no outcomes/: run scripts/build_outcomes.py first, or give another --run")
-    run = open_run(folder)
     accelerator = Accelerator(cpu=True)
+    if accelerator.num_processes > 1:
+        fix = "launch it with --num_processes 1"
+        raise InputError(
+            f"rewards: {accelerator.num_processes} processes, but the halves of one log train in one: {fix}"
+        )
+    run = open_run(folder)
 
     def make(temporary: Path) -> None:
         labels = read_outcomes(folder / "outcomes")
@@ -81,14 +87,9 @@ def stage(args: RewardArguments) -> bool:
         model.save(temporary)
         (temporary / "quality.json").write_text(json.dumps(quality, indent=1) + "\n")
 
-    target = folder / "rewards" / args.name
-    if not accelerator.is_main_process:
-        # Every rank learns; only the first one writes.
-        make(target.with_name(f".{target.name}.rank{accelerator.process_index}"))
-        return True
     return build(
-        target,
-        config=asdict(settings),
+        folder / "rewards" / args.name,
+        config=asdict(settings) | {"model_format": FORMAT},
         inputs=[*run.inputs, folder / "outcomes"],
         seed=args.seed,
         make=make,
