@@ -31,7 +31,7 @@ from rewards.surrogate import Channels
 from rewards.training import states
 from rewards.trunk import Inputs, TrunkSettings
 
-FORMAT = 2
+FORMAT = 3
 ENCODE_TOKENS = 16_384
 
 
@@ -141,7 +141,7 @@ class RewardModel:
         if items.size and int(items.max()) >= len(self.content):
             raise InputError(
                 f"reward model: item row {int(items.max())} but it knows {len(self.content)} items: "
-                "train it on this catalog, or extend it with RewardModel.extended(catalog)"
+                "train it on this catalog"
             )
 
     def save(self, folder: Path) -> None:

@@ -123,7 +123,11 @@ def _aligned(frame: pl.DataFrame, decisions: Decisions) -> pl.DataFrame:
 
 
 def _targets(frame: pl.DataFrame, labels: tuple[Label, ...]) -> Targets:
-    values = {label.name: frame[label.name].cast(pl.Float32).fill_null(float("nan")).to_numpy() for label in labels}
+    # A count above its trials (an item of the slate played twice, say) is all of them.
+    counts = {label.name: pl.min_horizontal(pl.col(label.name).cast(pl.Float32), label.trials) for label in labels}
+    known = {name: pl.when(pl.col(name).is_not_null()).then(count) for name, count in counts.items()}
+    read = frame.select(**{name: value.fill_null(float("nan")) for name, value in known.items()})
+    values = {label.name: read[label.name].cast(pl.Float32).to_numpy() for label in labels}
     if any(is_return(label.name) for label in labels):
         day = np.maximum(frame["return_days"].fill_null(0).cast(pl.Int64).to_numpy(), 0)
         returned = frame["return_observed"].fill_null(False).to_numpy()

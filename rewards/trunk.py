@@ -3,10 +3,13 @@
 An interaction is what was played (content, plus a small learned part for items seen often), how it went, how long
 after the one before, where and at what hour of the week. Attention is rotary in time, not in rank: two skips an hour
 apart and two skips a month apart are different things. A decision adds what is known at that moment: the gap since the
-last interaction, the hour of the week, the surface, and the counts of `rewards.recency`.
+last interaction, the hour of the week, the surface, the words in which the listener said what they want, and the counts
+of `rewards.recency`.
 """
 
 import math
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +24,7 @@ from rewards.sequences import Batch
 
 GAP_BUCKETS = 24
 HOURS_OF_WEEK = 168
+WORDS, LONGEST_SAYING = 512, 8  # hash buckets of words (0: none), and how many words of a saying are read
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,19 @@ def gap_bucket(hours: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(hours), 0, bucket)
 
 
+def said_words(steer: Sequence[str | None]) -> np.ndarray:
+    """Hash buckets (D, LONGEST_SAYING) of the words of each saying, any language; 0 where there are no more."""
+    table = np.zeros((len(steer), LONGEST_SAYING), np.int64)
+    known: dict[str, list[int]] = {}
+    for row, text in enumerate(steer):
+        if text:
+            if text not in known:
+                words = text.lower().replace(",", " ").split()[:LONGEST_SAYING]
+                known[text] = [1 + zlib.crc32(word.encode()) % (WORDS - 1) for word in words]
+            table[row, : len(known[text])] = known[text]
+    return table
+
+
 @dataclass(frozen=True)
 class Inputs:
     """Histories and decisions as tensors: per interaction (E,) and per decision (D,)."""
@@ -58,6 +75,7 @@ class Inputs:
     decision_gap: Tensor  # (D,) int64 bucket
     decision_surface: Tensor  # (D,) int64
     decision_hour: Tensor  # (D,) int64
+    said: Tensor  # (D, LONGEST_SAYING) int64 hash buckets of words
     recency: Tensor  # (D, len(recency.COLUMNS)) float32
 
     @staticmethod
@@ -82,6 +100,7 @@ class Inputs:
             decision_gap=whole(gap_bucket(gap_hours(histories, decisions))),
             decision_surface=whole(decisions.surface),
             decision_hour=whole(decisions.hour_of_week),
+            said=whole(said_words(decisions.steer)),
             recency=torch.from_numpy(recency_features(histories, decisions)),
         )
 
@@ -168,6 +187,7 @@ class Trunk(nn.Module):
         self.decision_hour = nn.Embedding(HOURS_OF_WEEK, width)
         for table in (self.decision_gap, self.decision_surface, self.decision_hour):
             nn.init.normal_(table.weight, std=0.2)
+        self.word = nn.Embedding(WORDS, width, padding_idx=0)
         self.recency = nn.Linear(recency_columns, width)
         self.mix = nn.Sequential(
             nn.Linear(2 * width, 2 * width),
@@ -228,5 +248,7 @@ class Trunk(nn.Module):
         now = self.decision_gap(inputs.decision_gap[rows]) + self.decision_surface(inputs.decision_surface[rows] + 1)
         now = now + self.decision_hour(inputs.decision_hour[rows])
         now = now + self.recency(self.counts(inputs.recency[rows]))
+        said = inputs.said[rows]
+        now = now + self.word(said).sum(1) / (said > 0).sum(1, keepdim=True).clamp_min(1).sqrt()
         state: Tensor = self.mix(torch.cat([at, now], dim=-1))
         return state

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ import torch
 from data.histories import Histories
 from rewards.recency import COLUMNS
 from rewards.sequences import batches
-from rewards.trunk import Inputs, Trunk, TrunkSettings
+from rewards.trunk import Inputs, Trunk, TrunkSettings, said_words
 from tests.rewards.made_up_log import MadeUp
 
 
@@ -81,3 +83,23 @@ def test_a_listener_without_a_past_has_a_state(small_log: MadeUp) -> None:
 def test_windows_must_be_even(small_log: MadeUp) -> None:
     with pytest.raises(ValueError, match="even"):
         batches(small_log.histories, small_log.decisions, np.arange(3), 7, 100)
+
+
+def test_what_the_listener_says_changes_the_state_and_only_theirs(small_log: MadeUp) -> None:
+    trunk = _trunk()
+    torch.nn.init.normal_(trunk.word.weight)
+    before = _states(trunk, small_log.histories, small_log, 256, 4096)
+    rows = len(small_log.decisions)
+    asked: list[str | None] = ["something calm, please" if row == 3 else None for row in range(rows)]
+    spoken = replace(small_log, decisions=replace(small_log.decisions, steer=asked))
+    after = _states(trunk, small_log.histories, spoken, 256, 4096)
+    others = np.arange(rows) != 3
+    torch.testing.assert_close(before[others], after[others])
+    assert not torch.allclose(before[3], after[3])
+
+
+def test_words_are_read_in_any_language_and_length() -> None:
+    table = said_words(["etwas Ruhiges, bitte", None, "", "etwas ruhiges bitte", "a b c d e f g h i j"])
+    assert np.array_equal(table[0], table[3])
+    assert (table[1:3] == 0).all()
+    assert (table[4] > 0).all()
