@@ -6,7 +6,7 @@ What a policy may have learned from ends at the run's cut; everything here that 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -43,6 +43,7 @@ from rewards.model import RewardModel
 
 FRESH_LISTENERS = 1_000_003  # added to a world's seed: people the log has never seen
 BURN_IN_DAYS = 28
+FEWEST_ROUNDS = 100
 OBJECTIVE_LABELS = ("active_days_28", "habit_28", "returned_7d", "active_days_7", "returned_1d")
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
@@ -137,15 +138,22 @@ def ranking_section(judged: Judged, cases: int, seed: int) -> RankingSection:
 
 
 def off_policy_section(
-    judged: Judged, outcomes: Path, reward: RewardModel, label: str, rounds: int, seed: int
-) -> OffPolicySection:
-    """The value of every policy on `label` from logged decisions after the cut, or why the log cannot say.
+    judged: Judged, outcomes: Path, reward: RewardModel, labels: Sequence[str], rounds: int, seed: int
+) -> OffPolicySection | None:
+    """The value of every policy from logged decisions after the cut, or why the log cannot say.
+
+    It is of the first of `labels` whose window closed within the log for at least FEWEST_ROUNDS of them; None without.
 
     q is the reward model's expectation for the logged slate, v its mean over four slates drawn from the policy.
     """
-    known_label = _labels(outcomes, label, judged.decisions)
-    rows = judged.later(len(judged.decisions), seed)
-    rows = rows[~np.isnan(known_label[rows])]
+    later = judged.later(len(judged.decisions), seed)
+    for label in (name for name in labels if name in reward.labels):
+        known_label = _labels(outcomes, label, judged.decisions)
+        rows = later[~np.isnan(known_label[later])]
+        if len(rows) >= FEWEST_ROUNDS:
+            break
+    else:
+        return None
     rows = np.sort(np.random.default_rng(seed).permutation(rows)[:rounds])
     decisions = judged.decisions.take(rows)
     states = reward.encode(judged.histories, decisions)

@@ -39,7 +39,11 @@ from policy.checkpoint import Speaker, load_speaker
 from rewards.model import RewardModel
 from scripts.opened import ModelArguments, Opened, open_run
 
-OUTCOMES_BY_CHOICE = ("active_days_7", "returned_7d", "returned_1d")  # what off-policy values are of: the first carried
+OUTCOMES_BY_CHOICE = (
+    "active_days_7",
+    "returned_7d",
+    "returned_1d",
+)  # what off-policy values are of: the first that has matured
 
 
 @dataclass
@@ -121,10 +125,9 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
         with clock.lap("ranking"):
             ranking = ranking_section(judged, preset.ranking_cases, seed)
         progress.update(task, description="off-policy values")
-        reward = RewardModel.load(run.folder / "rewards" / "midterm")
-        label = next(name for name in OUTCOMES_BY_CHOICE if name in reward.labels)
+        reward, outcomes = RewardModel.load(run.folder / "rewards" / "midterm"), run.folder / "outcomes"
         with clock.lap("off_policy"):
-            off_policy = off_policy_section(judged, run.folder / "outcomes", reward, label, args.rounds, seed)
+            off_policy = off_policy_section(judged, outcomes, reward, OUTCOMES_BY_CHOICE, args.rounds, seed)
         truth = {}
         if world is not None:
             both = {path.name: RewardModel.load(path) for path in sorted((run.folder / "rewards").glob("[!.]*"))}

@@ -140,3 +140,26 @@ def test_two_runs_at_once_are_refused(tmp_path):
         done = go(tmp_path / "busy")
     assert done.returncode == 2
     assert "another run is working in this folder" in done.stderr
+
+
+def test_a_real_log_goes_the_same_road_less_what_only_a_world_knows(tmp_path):
+    folder = Path(os.environ.get("LONGPLAY_DATA", ROOT.parent / "shared" / "data")) / "globo_news_clicks"
+    sample = folder / "clicks_sample_1in32_users.parquet"
+    if not sample.is_file():
+        pytest.skip(f"no Globo log at {sample}: set LONGPLAY_DATA")
+    done = go(tmp_path / "globo", "--logs", str(sample), "--reader", "globo")
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads((tmp_path / "globo" / "reports" / "report.json").read_text())
+    assert "world" not in report
+    for label in ("returned_1d", "returned_7d"):
+        head = report["rewards"]["heads"][label]
+        assert head["auc"] > 0.6
+        assert head["baseline"] > 0.6
+    assert report["ranking"]["transition_count"]["hr@10"] > 0
+    assert {"what", "consequence"} <= report["missing"][0].keys()
+    assert {missing["what"] for missing in report["missing"]} >= {"impressions", "propensities"}
+    for policy, by_estimator in report["ope"].items():
+        for estimate in by_estimator.values():
+            assert estimate["value"] is None, policy
+            assert "propensities" in estimate["refused"]
+    assert report["slates"]
