@@ -18,6 +18,7 @@ import polars as pl
 import torch
 from accelerate import Accelerator
 from rich.progress import Progress
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
 from torch import Tensor
 
 from data.catalog import Catalog
@@ -126,20 +127,22 @@ def train_rewards(
     reports: list[FoldReport] = []
     for side, network in enumerate(networks):
         rows = np.flatnonzero(test.informs & (half[decisions.user] != side))
-        fold = Fold(
-            network,
-            encoded[side],
-            inputs.recency,
-            decisions,
-            rows,
-            values,
-            channels,
-            directions,
-            position,
-            settings.advantage,
-            seed + side,
-        )
-        found, told = fold.fit(len(test.labels))
+        # Many small factorisations: the threads of a BLAS wait for each other longer than they work.
+        with threadpool_limits(1, user_api="blas"):
+            fold = Fold(
+                network,
+                encoded[side],
+                inputs.recency,
+                decisions,
+                rows,
+                values,
+                channels,
+                directions,
+                position,
+                settings.advantage,
+                seed + side,
+            )
+            found, told = fold.fit(len(test.labels))
         effects.append(found)
         reports.append(told)
     clock.lap("advantage")
@@ -158,7 +161,8 @@ def train_rewards(
     )
     # What the log says without calibration, then with it.
     plain = model.outcomes(both)
-    model = replace(model, readout=_calibrate(plain, both.numpy(), test))
+    with threadpool_limits(1, user_api="blas"):
+        model = replace(model, readout=_calibrate(plain, both.numpy(), test))
     sample = _sample(np.flatnonzero(test.informs), 20_000, seed)
     logged = model.advantage(both[sample], torch.from_numpy(decisions.slate[sample].astype(np.int64))[:, None])
     advantages = logged.mean[:, 0].numpy().astype(np.float64)
