@@ -124,8 +124,9 @@ def train_dpo(
             train_dataset=preference_dataset(spoken, known, draws, pairs),
             processing_class=spoken.tokenizer,
         )
-        trainer.state.log_history.append({"draw/reward": draws.rewards.mean().item(), "pairs": len(pairs[0])})
         with_progress(trainer, f"{title}: round {turn + 1} of {settings.rounds}").train()
+        # After training, because the trainer begins by emptying its log.
+        trainer.state.log_history.append({"draw/reward": draws.rewards.mean().item(), "pairs": len(pairs[0])})
         write_metrics(trainer, folder, f"round {turn + 1}")
         if "ref" in model.peft_config:  # the trainer's copy of the adapter it started from
             model.delete_adapter("ref")

@@ -18,7 +18,7 @@ import polars as pl
 import torch
 from accelerate import Accelerator
 from rich.progress import Progress
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
 from data.catalog import Catalog
