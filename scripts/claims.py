@@ -90,7 +90,7 @@ def one_seed(args: ClaimsArguments, seed: int, console: Console) -> Rollout:
     )
     train_ppo.stage(twin)
     run = open_run(folder)
-    judged = Judged(run.catalog, run.histories, run.decisions, run.cut, speakers(run))
+    judged = Judged(run.catalog, run.histories, run.decisions, run.cut, speakers(run.folder, run.catalog))
     with Progress(console=console) as progress:
         return world_rollout(judged, args.world, seed, args.judged_listeners, progress)
 

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from rich.console import Console
 from rich.progress import Progress
 from trl import TrlParser
 
-from data.artifacts import build, manifest
+from data.artifacts import build, fingerprint, manifest
+from data.catalog import Catalog
 from data.errors import InputError, exit_on_input_error
 from eval.report import make_report
 from eval.report.inputs import Comparison, Missing, ReportInputs, WorldSection
 from eval.report.summary import print_summary
+from eval.rollout import Rollout
 from eval.sections import (
     Judged,
     advantage_truth,
@@ -101,11 +103,11 @@ def adapters(run: Path) -> dict[str, Path]:
     return {path.name: path for path in order}
 
 
-def speakers(run: Opened) -> dict[str, Speaker]:
+def speakers(run: Path, catalog: Catalog) -> dict[str, Speaker]:
     """Every trained policy of a run, SFT first."""
-    base = run.folder / "policy" / "sft"
-    loaded = {"sft": load_speaker(base, run.catalog)}
-    return loaded | {name: load_speaker(base, run.catalog, path) for name, path in adapters(run.folder).items()}
+    base = run / "policy" / "sft"
+    loaded = {"sft": load_speaker(base, catalog)}
+    return loaded | {name: load_speaker(base, catalog, path) for name, path in adapters(run).items()}
 
 
 def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
@@ -114,13 +116,19 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
     origin = manifest(run.folder / "logs")
     world = origin["config"].get("world")
     clock, seed = Clock(), args.eval_seed
-    judged = Judged(run.catalog, run.histories, run.decisions, run.cut, speakers(run))
-    rollout = None
+    judged = Judged(run.catalog, run.histories, run.decisions, run.cut, speakers(run.folder, run.catalog))
+    rollout, others = None, None
+    other = Path(args.compare) if args.compare else None
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("judging", total=None)
         if world is not None:
             with clock.lap("rollouts"):
                 rollout = world_rollout(judged, world, origin["seed"], preset.rollout_listeners, progress)
+            if other is not None and fingerprint(other / "logs") == fingerprint(run.folder / "logs"):
+                # Means of two reports differ by their listeners too: only the same ones tell the models apart.
+                theirs = replace(judged, speakers=speakers(other, Catalog.load(other / "catalog")))
+                with clock.lap("rollouts of the other run"):
+                    others = world_rollout(theirs, world, origin["seed"], preset.rollout_listeners, progress)
         progress.update(task, description="ranking the next item")
         with clock.lap("ranking"):
             ranking = ranking_section(judged, preset.ranking_cases, seed)
@@ -146,7 +154,7 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
         exposure=exposure,
         slates=slates,
         missing=missing(run),
-        comparison=comparison(args.compare),
+        comparison=comparison(other, others),
         timing=stage_seconds(run.folder) | {f"report: {name}": seconds for name, seconds in clock.seconds.items()},
         manifest={"logs": {key: origin[key] for key in ("config", "seed")}, "packages": origin["packages"]},
     )
@@ -182,12 +190,12 @@ def missing(run: Opened) -> list[Missing]:
     return gaps + [Missing(label, f"Left out: {why}.") for label, why in left_out.items()]
 
 
-def comparison(other: str | None) -> Comparison | None:
-    """The other run's report, if one is to be put beside this one."""
+def comparison(other: Path | None, rollout: Rollout | None) -> Comparison | None:
+    """The other run's report, if one is to be put beside this one, and its policies on this run's listeners."""
     if other is None:
         return None
-    report: dict[str, Any] = json.loads((Path(other) / "reports" / "report.json").read_text())
-    return Comparison(label=f"{report['preset']} ({report['run']})", report=report)
+    report: dict[str, Any] = json.loads((other / "reports" / "report.json").read_text())
+    return Comparison(f"{report['preset']} ({report['run']})", report, rollout)
 
 
 def main() -> None:

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from eval.report.answer import score_of
-from eval.report.metrics import metric, policy_style
+from eval.report.metrics import interval, metric, policy_style, written
 
 Report = Mapping[str, Any]
+HEADLINE = "active_days_28"
 
 
 def comparison_rows(this: Report, other: Report) -> list[dict[str, object]]:
@@ -19,6 +20,23 @@ def comparison_rows(this: Report, other: Report) -> list[dict[str, object]]:
         for (part, what), value in comparable(this)
         if (part, what) in found
     ]
+
+
+def changes(report: Report) -> list[str]:
+    """What this run's policies changed against the other run's, a sentence per policy; empty where none is paired."""
+    compared = report.get("comparison", {})
+    found = []
+    for policy, by_metric in compared.get("paired", {}).items():
+        gap = by_metric.get(HEADLINE)
+        if gap is None:
+            continue
+        apart = gap["lo"] > 0 or gap["hi"] < 0
+        found.append(
+            f"{policy_style(policy).label}: {written(HEADLINE, gap['diff'], True)} active days of 28 against "
+            f"{compared['label']} ({interval(HEADLINE, gap['lo'], gap['hi'], True)})"
+            f"{'.' if apart else ', no difference one can count on.'}"
+        )
+    return found
 
 
 def comparable(report: Report) -> Iterator[tuple[tuple[str, str], float]]:

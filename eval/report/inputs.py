@@ -110,10 +110,14 @@ class Missing:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Another run's report.json, to be read beside this one."""
+    """Another run's report.json, to be read beside this one.
+
+    rollout: the other run's policies, played to the very listeners of this run's rollout; None where that cannot be.
+    """
 
     label: str
     report: Mapping[str, object]
+    rollout: Rollout | None = None
 
 
 @dataclass(frozen=True)

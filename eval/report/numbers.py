@@ -7,6 +7,7 @@ Paths that other programs may rely on:
     rewards.heads.<label>.{auc or c_index, baseline, ece}
     ope.<policy>.<estimator>.{value, lo, hi, ess, refused}
     ranking.<policy>.{hr@10, ndcg@10}                      (and hr@10_lo, hr@10_hi, ...)
+    comparison.paired.<name>.<metric>.{diff, lo, hi}       this run less another one, on the same listeners
     timing.<stage>                                         seconds
 """
 
@@ -21,7 +22,7 @@ from eval.ranking import RankingResult
 from eval.report.answer import answer
 from eval.report.compare import comparison_rows
 from eval.report.inputs import HeadQuality, ListenerSlates, ReportInputs, ShownItem
-from eval.rollout import world_json
+from eval.rollout import between_runs_json, world_json
 
 REPORT_FORMAT = 1
 Json = dict[str, object]
@@ -66,10 +67,19 @@ def report_numbers(inputs: ReportInputs) -> Json:
     report["manifest"] = dict(inputs.manifest)
     report = plain(report)
     if inputs.comparison is not None:
-        rows = comparison_rows(report, inputs.comparison.report)
-        report["comparison"] = plain({"label": inputs.comparison.label, "rows": rows})
+        report["comparison"] = comparison_json(report, inputs)
     report["answer"] = answer(report, inputs.candidate)
     return report
+
+
+def comparison_json(report: Json, inputs: ReportInputs) -> Json:
+    """The other run beside this one: paired on the same listeners where both were played to them, and row by row."""
+    other = inputs.comparison
+    assert other is not None
+    found: Json = {"label": other.label, "rows": comparison_rows(report, other.report)}
+    if inputs.world is not None and other.rollout is not None:
+        found["paired"] = between_runs_json(inputs.world.rollouts[0], other.rollout)
+    return plain(found)
 
 
 def head_json(head: HeadQuality) -> Json:

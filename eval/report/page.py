@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from eval.report import metrics as words
 from eval.report.answer import score_of
+from eval.report.compare import changes
 from eval.report.figures import Compared, Mark, Point, Reference, bars, forest, reliability, trade_off, versus
 
 Report = Mapping[str, Any]
@@ -50,6 +51,7 @@ def render(report: Report) -> str:
         figures=figures(report),
         metrics=shown_metrics(report),
         refusals=refusals(report),
+        changes=changes(report),
     )
 
 

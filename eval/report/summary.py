@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from eval.report.answer import score_of
+from eval.report.compare import changes
 from eval.report.metrics import metric, number, percent, policy_style, seconds, written
 from eval.report.page import refusals, shown_metrics
 
@@ -28,6 +29,8 @@ def print_summary(report: Mapping[str, Any], console: Console, page: Path | None
     console.print(Panel("\n".join(lines), border_style=COLOURS[answer["verdict"]], title="The answer", expand=False))
     for reason, policies in refusals(report):
         console.print(f"[yellow]off-policy value refused ({escape(', '.join(policies))}):[/yellow] {escape(reason)}")
+    for change in changes(report):
+        console.print(escape(change))
     total = sum(value for value in report.get("timing", {}).values() if isinstance(value, int | float))
     if total:
         stages = ", ".join(f"{stage} {seconds(value)}" for stage, value in report["timing"].items())

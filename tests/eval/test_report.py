@@ -204,6 +204,17 @@ def test_comparison_puts_two_runs_side_by_side(inputs: ReportInputs) -> None:
     assert "Beside smollm2" in render(report)
 
 
+def test_comparison_on_the_same_listeners_says_what_the_other_model_changed(inputs: ReportInputs) -> None:
+    smaller = json.loads(json.dumps(report_numbers(inputs)))
+    worse = rollouts(seeds=1, gains=0.5)[0]
+    report = report_numbers(replace(inputs, comparison=Comparison("nano", smaller, worse)))
+    gap = report["comparison"]["paired"]["ppo"]["active_days_28"]
+    assert 0.5 < gap["lo"] < gap["diff"] < gap["hi"] < 1.5  # half of PPO's 1.8 days
+    assert set(report["comparison"]["paired"]) == {"sft", "dpo_click", "dpo", "ppo"}
+    said = f"PPO: {written('active_days_28', gap['diff'], True)} active days of 28 against nano"
+    assert said in render(report)
+
+
 def test_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         make_report(world_inputs(), tmp_path / name)

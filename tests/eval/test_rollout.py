@@ -6,7 +6,7 @@ from scipy import stats
 
 from data.errors import InputError
 from data.world import PRESETS, World, burned_in
-from eval.rollout import Rollout, RolloutSettings, gap_closed, paired, play, policy_means, world_json
+from eval.rollout import Rollout, RolloutSettings, between_runs_json, gap_closed, paired, play, policy_means, world_json
 
 SETTINGS = RolloutSettings(reference="sft")
 
@@ -104,7 +104,16 @@ def test_listeners_without_a_session_are_left_out_of_its_metrics() -> None:
     assert paired([rollout], "ppo", "sft")["active_days_28"].over_listeners.clusters == 49
 
 
+def test_two_runs_are_paired_listener_by_listener() -> None:
+    better, worse = made_up(0, 1.5), made_up(0, 1.0)
+    gap = between_runs_json(better, worse)["ppo"]["active_days_28"]
+    assert [gap["lo"], gap["diff"], gap["hi"]] == pytest.approx([0.5, 0.5, 0.5])  # the noise is the same: it cancels
+    assert not {"logging", "oracle"} & set(between_runs_json(better, worse))
+
+
 def test_bad_input_is_a_clear_line() -> None:
+    with pytest.raises(InputError, match="same listeners"):
+        between_runs_json(made_up(0, 1.0), made_up(1, 1.0))
     with pytest.raises(InputError, match="no policy"):
         world_json([])
     with pytest.raises(InputError, match="they must match"):

@@ -108,10 +108,14 @@ def test_killed_stages_are_made_again_to_the_same_bytes(small_run, tmp_path):
         time.sleep(1.0)  # into the middle of the stage
         victim.send_signal(signal.SIGKILL)
         assert victim.wait(30) == -signal.SIGKILL, f"the run ended before {stage} could be killed"
-    done = go(run)
+    done = go(run, "--compare", str(small_run))
     assert done.returncode == 0, done.stderr[-3000:]
     assert outputs(run) == outputs(small_run)
     assert not list(run.rglob(".*.making-*"))
+    # Twins, played to the same listeners with the same luck, do not differ for a single one of them.
+    beside = json.loads((run / "reports" / "report.json").read_text())["comparison"]["paired"]
+    assert set(beside) == {"sft", "dpo_click", "dpo", "ppo"}
+    assert all(gap == {"diff": 0.0, "lo": 0.0, "hi": 0.0} for by in beside.values() for gap in by.values())
 
 
 @pytest.mark.parametrize(

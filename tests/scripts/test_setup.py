@@ -144,6 +144,9 @@ SET_UP = "--assume-old=.venv/.setup-cpu"
         (("LOGS=a.parquet", "READER=globo"), '--run runs/demo-globo --preset nano --logs "a.parquet" --reader globo'),
         (("LOGS=my_logs",), '--run runs/demo-longplay --preset nano --logs "my_logs" --reader longplay'),
         (("RUN=runs/mine",), "scripts/run.py --run runs/mine --preset nano --world clickbait"),
+        (("PRESET=smollm2",), "--run runs/demo --preset nano --world clickbait"),
+        (("PRESET=smollm2",), "--preset smollm2 --world clickbait --compare runs/demo\n"),
+        (("PRESET=smollm2", "RUN=runs/mine"), "--preset smollm2 --world clickbait --compare runs/mine-nano\n"),
     ],
 )
 def test_make_demo_names_its_run_for_what_it_is_given(words: tuple[str, ...], expected: str) -> None:
