@@ -53,7 +53,6 @@ class EvaluateArguments(ModelArguments):
     """Which run, how thoroughly."""
 
     compare: str | None = field(default=None, metadata={"help": "another run whose report is put beside this one"})
-    rounds: int = field(default=1_500, metadata={"help": "logged decisions for the off-policy values"})
     eval_seed: int = field(default=0, metadata={"help": "seed of samples and draws"})
 
 
@@ -81,7 +80,7 @@ def stage(args: EvaluateArguments) -> bool:
     config = {
         "cases": preset.ranking_cases,
         "listeners": preset.rollout_listeners,
-        "rounds": args.rounds,
+        "rounds": preset.off_policy_rounds,
         "compare": args.compare,
     }
     inputs = [*sorted((run.folder / "rewards").glob("[!.]*")), run.folder / "policy" / "sft", *policies.values()]
@@ -135,14 +134,14 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
         progress.update(task, description="off-policy values")
         reward, outcomes = RewardModel.load(run.folder / "rewards" / "midterm"), run.folder / "outcomes"
         with clock.lap("off_policy"):
-            off_policy = off_policy_section(judged, outcomes, reward, OUTCOMES_BY_CHOICE, args.rounds, seed)
+            off_policy = off_policy_section(judged, outcomes, reward, OUTCOMES_BY_CHOICE, preset.off_policy_rounds, seed)
         truth = {}
         if world is not None:
             both = {path.name: RewardModel.load(path) for path in sorted((run.folder / "rewards").glob("[!.]*"))}
             truth = advantage_truth(judged, both, world, origin["seed"])
         with clock.lap("slates"):
             slates = listener_slates(judged, 6, seed)
-            exposure = exposure_section(judged, rollout, 1_000, seed)
+            exposure = exposure_section(judged, rollout, preset.off_policy_rounds, seed)
     inputs = ReportInputs(
         run=run.folder.name,
         source=f"world {world}" if world else f"log read by {origin['config'].get('reader')}",
