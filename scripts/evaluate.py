@@ -133,15 +133,16 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
             ranking = ranking_section(judged, preset.ranking_cases, seed)
         progress.update(task, description="off-policy values")
         reward, outcomes = RewardModel.load(run.folder / "rewards" / "midterm"), run.folder / "outcomes"
+        rounds = preset.off_policy_rounds
         with clock.lap("off_policy"):
-            off_policy = off_policy_section(judged, outcomes, reward, OUTCOMES_BY_CHOICE, preset.off_policy_rounds, seed)
+            off_policy = off_policy_section(judged, outcomes, reward, OUTCOMES_BY_CHOICE, rounds, seed)
         truth = {}
         if world is not None:
             both = {path.name: RewardModel.load(path) for path in sorted((run.folder / "rewards").glob("[!.]*"))}
             truth = advantage_truth(judged, both, world, origin["seed"])
         with clock.lap("slates"):
             slates = listener_slates(judged, 6, seed)
-            exposure = exposure_section(judged, rollout, preset.off_policy_rounds, seed)
+            exposure = exposure_section(judged, rollout, rounds, seed)
     inputs = ReportInputs(
         run=run.folder.name,
         source=f"world {world}" if world else f"log read by {origin['config'].get('reader')}",
