@@ -67,6 +67,11 @@ class LogStore:
             total.update(part["rejected"])
         return dict(sorted(total.items()))
 
+    @property
+    def events_in_all(self) -> int:
+        """How many events there are."""
+        return sum(part["rows"]["events"] for part in self.parts)
+
     def items(self) -> pl.DataFrame:
         """The items table."""
         return read_parquet(self.folder / "items.parquet")
@@ -98,9 +103,13 @@ class LogStore:
 
     def rows_as_given(self, table: str, bucket: int) -> pl.DataFrame:
         """One bucket's rows of a table in all parts, one part after the other."""
-        files = [self.folder / table / f"{bucket:02d}" / f"{part:04d}.parquet" for part in range(len(self.parts))]
-        there = [read_parquet(file) for file, part in zip(files, self.parts, strict=True) if table in part["rows"]]
+        there = [read_parquet(file) for file in self.files(table, bucket)]
         return pl.concat(there) if there else polars_schema(table).to_frame()
+
+    def files(self, table: str, bucket: int) -> list[Path]:
+        """The Parquet files of one bucket's rows of a table, a file for each part that has the table."""
+        place = self.folder / table / f"{bucket:02d}"
+        return [place / f"{number:04d}.parquet" for number, part in enumerate(self.parts) if table in part["rows"]]
 
 
 def read_parquet(path: Path) -> pl.DataFrame:

@@ -70,7 +70,9 @@ def test_another_decision_of_the_same_id_is_rejected(tmp_path: Path) -> None:
 
 def test_a_late_event_joins_the_sittings_on_both_sides_of_it(tmp_path: Path) -> None:
     one, two = START, START + timedelta(minutes=50)
-    rows = [{"user_id": u, "time": t, "surface": "home", "action": "play", "item_id": "a"} for u in "uv" for t in (one, two)]
+    rows = [
+        {"user_id": u, "time": t, "surface": "home", "action": "play", "item_id": "a"} for u in "uv" for t in (one, two)
+    ]
     items = log().items
     write_store(Logs(items, pl.DataFrame(rows)), tmp_path / "s")
     assert LogStore(tmp_path / "s").decisions().height == 4

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from data.errors import InputError
+from data.ingest import StoreSettings, write_store
 from data.logs import Logs
 from data.outcomes import (
     LABEL_WINDOWS,
@@ -22,7 +23,6 @@ from data.outcomes import (
     write_outcomes,
 )
 from data.schema import polars_schema
-from data.ingest import StoreSettings, write_store
 from data.store import LogStore
 from tests.data.outcome_reference import outcomes_of_user
 

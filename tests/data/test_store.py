@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 
 from data.errors import InputError
+from data.ingest import StoreSettings, write_store
 from data.logs import Logs
 from data.readers import READERS
 from data.schema import TABLES, polars_schema, split_rejected, validate
-from data.ingest import StoreSettings, write_store
 from data.store import LogStore, bucket_of, read_parquet
 
 START = datetime(2024, 5, 1, tzinfo=UTC)

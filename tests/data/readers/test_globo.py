@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 
 from data.errors import InputError
+from data.ingest import StoreSettings, write_store
 from data.outcomes import outcomes
 from data.readers import globo
-from data.ingest import StoreSettings, write_store
 from data.store import LogStore
 
 START = datetime(2017, 10, 2, 12)  # naive, as published  # noqa: DTZ001

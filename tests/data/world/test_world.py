@@ -12,9 +12,9 @@ import pytest
 
 from data.errors import InputError
 from data.histories import contexts, load
+from data.ingest import StoreSettings, write_store
 from data.outcomes import outcomes
 from data.schema import split_rejected, validate
-from data.ingest import StoreSettings, write_store
 from data.store import LogStore
 from data.world import PRESETS, World
 from data.world.policies import LoggingPolicy, plackett_luce_log_probability

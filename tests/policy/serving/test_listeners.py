@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 
 from data import histories
-from data.schema import ACTION_CODE, validate
 from data.ingest import StoreSettings, write_store
+from data.schema import ACTION_CODE, validate
 from data.store import LogStore
 from policy.serving.listeners import Listeners
 from policy.serving.slate_arguments import CatalogIndex

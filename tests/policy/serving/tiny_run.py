@@ -14,9 +14,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from data.catalog import Catalog
+from data.ingest import StoreSettings, write_store
 from data.logs import Logs
 from data.schema import polars_schema
-from data.ingest import StoreSettings, write_store
 from policy.checkpoint import PolicySettings
 from policy.vocabulary import Vocabulary, nano_tokenizer
 
