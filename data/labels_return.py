@@ -68,7 +68,9 @@ def regularity(seen: Visits) -> pl.DataFrame:
     return pl.DataFrame({"row": seen.decisions["row"], "regularity_28": value.fill_null(0.0).cast(pl.Float32)})
 
 
-def repeated_hours(hours: pl.Series, first: pl.Series, weeks: int, coincidence: float = 1 / _HOURS_PER_WEEK) -> pl.Series:
+def repeated_hours(
+    hours: pl.Series, first: pl.Series, weeks: int, coincidence: float = 1 / _HOURS_PER_WEEK
+) -> pl.Series:
     """How far `weeks` weeks repeat each other's hours beyond chance: (N,), null where fewer than two have a visit.
 
     hours: different `hour_code`s at which a visit starts, sorted (`visit_hours`). first: (N,) the code at which each
@@ -80,7 +82,9 @@ def repeated_hours(hours: pl.Series, first: pl.Series, weeks: int, coincidence: 
 
     (the form of a chance-corrected agreement, Cohen 1960). `coincidence` c is the chance that two random visits fall
     on the same hour of the week: 1/168 where every hour is as likely. It is 1 for a listener with fixed hours and 0 on
-    average for one who comes at random, however often.
+    average for one who comes at random, however often. One who keeps each of their hours with probability q scores q
+    where those are many and more where they are few (q = .8: .96 with two hours a week, .85 with twenty), because X
+    forgives the weeks that have fewer visits.
     """
     upto = [hours.search_sorted(first + week * _HOURS_PER_WEEK, side="left") for week in range(weeks + 1)]
     n = [(upto[k + 1] - upto[k]).cast(pl.Float64).alias(f"{k}") for k in range(weeks)]
