@@ -37,8 +37,8 @@ class Preset:
     hidden, layers, heads: size of a model trained from scratch (ignored for pretrained ones; a head is 32 wide, the
     narrowest that vLLM's CPU attention takes). history_passes: passes over packed histories before SFT. sft_slates,
     dpo_prompts, dpo_pairs, ppo_episodes: how many of each. samples: slates drawn per DPO prompt. batch: sequences per
-    optimiser step. *_lr: learning rates. lora_rank: rank of every adapter. ranking_cases, rollout_listeners: how much
-    evaluation the model's speed allows.
+    optimiser step. *_lr: learning rates. lora_rank: rank of every adapter. ranking_cases, rollout_listeners,
+    off_policy_rounds (logged decisions valued): how much evaluation the model's speed allows.
     """
 
     name: str
@@ -61,12 +61,13 @@ class Preset:
     ppo_lr: float = 5e-4
     ranking_cases: int = 1_000
     rollout_listeners: int = 500
+    off_policy_rounds: int = 1_500
     bfloat16: bool = False
 
     def training(self, method: str) -> dict[str, Any]:
         """Fields that decide what training by `method` (sft, dpo, ppo) makes: a stage is redone when they change."""
         others = {"sft", "dpo", "ppo"} - {method}
-        evaluation = ("ranking_cases", "rollout_listeners")
+        evaluation = ("ranking_cases", "rollout_listeners", "off_policy_rounds")
         return {k: v for k, v in asdict(self).items() if k.split("_")[0] not in others and k not in evaluation}
 
 
@@ -75,18 +76,19 @@ SMOLLM2 = Preset(
     name="smollm2",
     pretrained=True,
     history_passes=0.0,
-    sft_slates=2_400,
+    sft_slates=3_600,
     sft_lr=1e-3,
     batch=16,
-    dpo_prompts=120,
+    dpo_prompts=200,
     dpo_samples=12,
-    dpo_pairs=320,
+    dpo_pairs=480,
     dpo_lr=5e-4,
-    ppo_episodes=384,
+    ppo_episodes=576,
     ppo_batch=48,
     ppo_lr=3e-4,
     ranking_cases=150,
     rollout_listeners=60,
+    off_policy_rounds=300,
     bfloat16=True,
 )
 PRESETS = {preset.name: preset for preset in (NANO, SMOLLM2)}

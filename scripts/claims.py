@@ -4,13 +4,14 @@
     python scripts/claims.py --world null --seeds 3 --json true
 
 Every seed is a fresh world, log, reward model and training. Policies are then played to the same fresh listeners with
-the same luck. The last line printed (with --json) is one object:
+the same luck. With --json standard output is one object:
 {"world", "seeds", "policies": {name: {metric: {mean, lo, hi}}}, "paired": {"ppo - sft": {metric: {diff, lo, hi}}},
 "gap_closed": {name: share}}. lo and hi pool the listeners of all seeds; seeds_lo and seeds_hi are Student's t.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,7 @@ class ClaimsArguments:
         default=1_000, metadata={"help": "fresh listeners each policy is played to, per seed"}
     )
     folder: str = field(default="runs/claims", metadata={"help": "where the runs go"})
-    json: bool = field(default=False, metadata={"help": "end with one JSON line instead of tables"})
+    json: bool = field(default=False, metadata={"help": "one JSON line on standard output, all else on standard error"})
 
 
 def one_seed(args: ClaimsArguments, seed: int, console: Console) -> Rollout:
@@ -143,8 +144,10 @@ def main() -> None:
         raise InputError(f"unknown world {args.world!r}: choose one of {', '.join(PRESETS)}")
     console = Console(stderr=args.json)
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    found = findings(args.world, [one_seed(args, seed, console) for seed in seeds])
-    print_findings(found, console)
+    # Progress is for people: with --json nothing but the result is on standard output.
+    with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
+        found = findings(args.world, [one_seed(args, seed, console) for seed in seeds])
+        print_findings(found, console)
     if args.json:
         sys.stdout.write(json.dumps(found) + "\n")
 

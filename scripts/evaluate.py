@@ -54,7 +54,6 @@ class EvaluateArguments(ModelArguments):
     """Which run, how thoroughly."""
 
     compare: str | None = field(default=None, metadata={"help": "another run whose report is put beside this one"})
-    rounds: int = field(default=1_500, metadata={"help": "logged decisions for the off-policy values"})
     eval_seed: int = field(default=0, metadata={"help": "seed of samples and draws"})
 
 
@@ -82,7 +81,7 @@ def stage(args: EvaluateArguments) -> bool:
     config = {
         "cases": preset.ranking_cases,
         "listeners": preset.rollout_listeners,
-        "rounds": args.rounds,
+        "rounds": preset.off_policy_rounds,
         "compare": args.compare,
     }
     inputs = [*sorted((run.folder / "rewards").glob("[!.]*")), run.folder / "policy" / "sft", *policies.values()]
@@ -135,15 +134,16 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
             ranking = ranking_section(judged, preset.ranking_cases, seed)
         progress.update(task, description="off-policy values")
         reward, outcomes = RewardModel.load(run.folder / "rewards" / "midterm"), run.folder / "outcomes"
+        rounds = preset.off_policy_rounds
         with clock.lap("off_policy"):
-            off_policy = off_policy_section(judged, outcomes, reward, OUTCOMES_BY_CHOICE, args.rounds, seed)
+            off_policy = off_policy_section(judged, outcomes, reward, OUTCOMES_BY_CHOICE, rounds, seed)
         truth = {}
         if world is not None:
             both = {path.name: RewardModel.load(path) for path in sorted((run.folder / "rewards").glob("[!.]*"))}
             truth = advantage_truth(judged, both, world, origin["seed"])
         with clock.lap("slates"):
             slates = listener_slates(judged, 6, seed)
-            exposure = exposure_section(judged, rollout, 1_000, seed)
+            exposure = exposure_section(judged, rollout, rounds, seed)
         progress.update(task, description="habit in the log")
         with clock.lap("habit"):
             habit = habit_section(run.store, seed)
