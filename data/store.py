@@ -118,8 +118,9 @@ def read_parquet(path: Path) -> pl.DataFrame:
         raise InputError(f"{path}: no such file: check the path")
     try:
         return pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        why = str(error).splitlines()[0]
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        # Polars panics, which is no Exception, where a page of the file contradicts its own header.
+        why = (str(error).splitlines() or [""])[0]
         raise InputError(f"{path}: truncated or not Parquet ({why}): write or copy it again") from None
 
 
