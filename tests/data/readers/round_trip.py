@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from data.ingest import StoreSettings, write_store
 from data.logs import Logs
 from data.schema import validate
-from data.store import LogStore, write_store
+from data.store import LogStore
 
 
 def real_log(folder: str) -> Path:
@@ -20,7 +21,7 @@ def real_log(folder: str) -> Path:
 
 def round_trip(logs: Logs, folder: Path) -> LogStore:
     """The store of `logs`, after checking that it holds every row of them and counts every rejected one."""
-    write_store(logs, folder, buckets=2)
+    write_store(logs, folder, StoreSettings(buckets=2))
     store = LogStore(folder)
     key = ["user_id", "time", "action", "item_id"]
     wrote, read = (f.select(key).sort(key) for f in (validate(logs.events, "events", "the log"), store.events()))

@@ -3,9 +3,10 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+from data.ingest import StoreSettings, write_store
 from data.outcomes import outcomes
 from data.readers import cdnow
-from data.store import LogStore, write_store
+from data.store import LogStore
 from tests.data.readers.round_trip import counted, real_log, round_trip
 from tests.data.readers.samples import SAMPLES, write
 
@@ -24,7 +25,7 @@ def test_the_real_log_has_the_published_orders_and_returns(tmp_path: Path) -> No
     assert logs.events.height == 69_659
     assert logs.events["user_id"].n_unique() == 23_570
     assert counted(logs) == {}
-    write_store(logs, tmp_path / "s", buckets=1)
+    write_store(logs, tmp_path / "s", StoreSettings(buckets=1))
     store = LogStore(tmp_path / "s")
     assert store.decisions().height == 67_591  # user-days
     table = outcomes(store.events(), store.decisions(), None, store.end, labels=["returned_7d", "returned_28d"])

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import InputError
+from data.ingest import StoreSettings, write_store
 from data.logs import Logs
 from data.readers import READERS
 from data.schema import validate
-from data.store import LogStore, write_store
+from data.store import LogStore
 from tests.data.readers.samples import SAMPLES, Tables, as_text, write
 
 # The file that holds what people did; the others describe them and the items.
@@ -70,13 +71,13 @@ def happened(logs: Logs) -> Counter[Hashable]:
 def stored(logs: Logs, folder: Path) -> None:
     """A log that a reader accepts is one that the store takes, or refuses in words, without losing a row."""
     try:
-        write_store(logs, folder, buckets=1, minimum_users=1)
+        write_store(logs, folder, StoreSettings(buckets=1, minimum_users=1))
     except InputError as error:
         assert "there are no events" in str(error)  # noqa: PT017
         return
     store = LogStore(folder)
     assert logs.rejected is not None
-    assert store.rows["events"] + (sum(store.rejected.values()) - logs.rejected.height) == logs.events.height
+    assert store.events_in_all + (sum(store.rejected.values()) - logs.rejected.height) == logs.events.height
 
 
 def with_log(tables: Tables, name: str, table: pl.DataFrame) -> Tables:
