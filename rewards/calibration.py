@@ -6,6 +6,7 @@ Expected counts are judged and mended as shares of their number of trials, so on
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
 
@@ -22,36 +23,19 @@ class Platt:
         return result
 
 
-def fit_platt(share: np.ndarray, outcome: np.ndarray, steps: int = 25) -> Platt:
+def fit_platt(share: np.ndarray, outcome: np.ndarray) -> Platt:
     """Maximum likelihood of observed shares in [0, 1] (0 or 1 for a yes-or-no outcome) given predicted ones.
 
     A weak prior at slope 1, shift 0 (worth 20 rows) keeps a small calibration slice from turning the order around.
     """
     if len(share) < 50:
         return Platt()
-    x, y = _logit(share), outcome.astype(np.float64)
-    slope, shift = 1.0, 0.0
-    prior = 20.0
-    for _ in range(steps):
-        p = _sigmoid(slope * x + shift)
-        weight = np.maximum(p * (1 - p), 1e-6)
-        gradient = np.array([np.sum((y - p) * x) - prior * (slope - 1.0), np.sum(y - p) - prior * 0.05 * shift])
-        hessian = np.array(
-            [
-                [np.sum(weight * x * x) + prior, np.sum(weight * x)],
-                [np.sum(weight * x), np.sum(weight) + prior * 0.05],
-            ]
-        )
-        step = np.linalg.solve(hessian, gradient)
-        slope, shift = slope + float(step[0]), shift + float(step[1])
-        if float(np.abs(step).max()) < 1e-8:
-            break
-    return Platt(max(slope, 0.05), shift)
+    design = np.stack([_logit(share), np.ones(len(share))], axis=1)
+    slope, shift = _fit(design, outcome, centre=np.array([1.0, 0.0]), prior=np.array([20.0, 1.0]))
+    return Platt(max(float(slope), 0.05), float(shift))
 
 
-def fit_readout(
-    share: np.ndarray, features: np.ndarray, outcome: np.ndarray, fewest: int = 2000, steps: int = 12
-) -> np.ndarray:
+def fit_readout(share: np.ndarray, features: np.ndarray, outcome: np.ndarray, fewest: int = 2000) -> np.ndarray:
     """Slope, shift and weights (2 + F,) of sigmoid(slope * logit(share) + shift + features @ weights).
 
     A listener's counts at the start of a log and weeks later are not distributed alike, and what was learned from the
@@ -67,16 +51,35 @@ def fit_readout(
     centre[0] = 1.0
     prior = np.full(design.shape[1], 100.0)
     prior[:2] = 20.0, 1.0
-    found = plain.copy()
-    for _ in range(steps):
-        p = _sigmoid(design @ found)
-        weight = np.maximum(p * (1 - p), 1e-6)
-        gradient = design.T @ (outcome - p) - prior * (found - centre)
-        step = np.linalg.solve((design * weight[:, None]).T @ design + np.diag(prior), gradient)
-        found += step
-        if float(np.abs(step).max()) < 1e-6:
-            break
-    return found
+    return _fit(design, outcome, centre, prior)
+
+
+def _fit(design: np.ndarray, outcome: np.ndarray, centre: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """Weights (C,) of a logistic regression of shares (n,) on design (n, C), drawn to `centre` by `prior` (in rows).
+
+    The function is convex, but where predictions start far off a full Newton step can overshoot for good: so steps are
+    taken within a trusted radius.
+    """
+    target, rows = outcome.astype(np.float64), len(outcome)
+
+    def loss(weights: np.ndarray) -> float:
+        score, away = design @ weights, weights - centre
+        return float((np.logaddexp(0.0, score) - target * score).sum() + 0.5 * (prior * away * away).sum()) / rows
+
+    def gradient(weights: np.ndarray) -> np.ndarray:
+        found: np.ndarray = design.T @ (_sigmoid(design @ weights) - target) + prior * (weights - centre)
+        return found / rows
+
+    def hessian(weights: np.ndarray) -> np.ndarray:
+        p = _sigmoid(design @ weights)
+        found: np.ndarray = (design * (p * (1 - p))[:, None]).T @ design + np.diag(prior)
+        return found / rows
+
+    found = minimize(
+        loss, centre, method="trust-exact", jac=gradient, hess=hessian, options={"gtol": 1e-7, "maxiter": 100}
+    )
+    weights: np.ndarray = found.x
+    return weights
 
 
 def read_out(readout: np.ndarray, share: np.ndarray, features: np.ndarray) -> np.ndarray:

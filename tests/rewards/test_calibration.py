@@ -1,7 +1,7 @@
 import numpy as np
 from lifelines.utils import concordance_index
 
-from rewards.calibration import Platt, brier, c_index, calibration_error, fit_platt, fit_readout, read_out
+from rewards.calibration import Platt, auc, brier, c_index, calibration_error, fit_platt, fit_readout, read_out
 
 
 def _overconfident(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,3 +53,15 @@ def test_a_readout_takes_from_the_features_what_the_prediction_missed() -> None:
     assert np.abs(read_out(found, share, x) - truth).mean() < 0.04
     few = fit_readout(share[:500], x[:500], outcome[:500])
     assert np.all(few[2:] == 0), "few rows fit slope and shift only"
+
+
+def test_a_readout_of_predictions_that_are_far_off_is_found_all_the_same() -> None:
+    """All but certain of what seldom comes, as at the end of a short log: a whole Newton step overshoots there."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20_000, 30)) @ rng.normal(size=(30, 60)) / 30**0.5
+    truth = 1 / (1 + np.exp(1.0 - x[:, 0]))
+    outcome = (rng.random(20_000) < truth).astype(float)
+    share = 1 - np.exp(-9.0 + x[:, 1])
+    found = read_out(fit_readout(share[:10_000], x[:10_000], outcome[:10_000]), share[10_000:], x[10_000:])
+    assert calibration_error(found, outcome[10_000:]) < 0.03
+    assert auc(found, outcome[10_000:]) > auc(truth[10_000:], outcome[10_000:]) - 0.01
