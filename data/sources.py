@@ -124,7 +124,7 @@ def typed(frame: pl.DataFrame, table: str, source: str, broken: pl.Series | None
         marked = marked.with_columns(reason=pl.when(torn).then(pl.lit("the line is not JSON")).otherwise("reason"))
     bad = marked["reason"].is_not_null()
     rejected = marked.filter(bad).select(table=pl.lit(table), row=pl.col("row").cast(pl.Int64), reason="reason")
-    return frame.filter(~bad).select(columns), rejected.cast(REJECTED)  # type: ignore[arg-type]
+    return frame.filter(~bad).select(columns), rejected.cast(REJECTED)
 
 
 def _read(text: pl.Expr, wanted: pl.DataType) -> pl.Expr:
