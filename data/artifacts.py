@@ -48,14 +48,53 @@ def build(
         have = manifest(folder)
         if all(have.get(name) == value for name, value in key.items()):
             return False
+    _make(folder, key, make)
+    return True
+
+
+def extend(folder: Path, *, source: Path, make: Callable[[Path], None]) -> bool:
+    """Add `source` to the inputs of an artifact that grows: `make(folder)` adds files to it, or replaces some.
+
+    `make` gets a copy of the artifact whose files are hard links to the old ones: it must never write into one, only
+    rename another over it. Returns False, and makes nothing, when the artifact has an input of the same bytes already.
+    Raises InputError when there is no such artifact or no such source.
+    """
+    folder = Path(folder)
+    _recover(folder)
+    have = manifest(folder)
+    new = [Path(source).name, fingerprint(source)]
+    if any(new[1] == old for _, old in have["inputs"]):
+        return False
+
+    def grow(temporary: Path) -> None:
+        for name in have["outputs"]:
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            _link(folder / name, temporary / name)
+        make(temporary)
+
+    key = {name: have[name] for name in ("format_version", "config", "seed")}
+    _make(folder, key | {"inputs": [*have["inputs"], new]}, grow, known=have["outputs"])
+    return True
+
+
+def _make(
+    folder: Path, key: Mapping[str, Any], make: Callable[[Path], None], known: Mapping[str, str] | None = None
+) -> None:
+    """Make the artifact in a temporary folder and rename it into place. known: hashes of files that are linked."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.parent / f".{folder.name}.making-{uuid.uuid4().hex}"
     temporary.mkdir()
+
+    def hash_of(name: str) -> str:
+        if known is not None and name in known and (temporary / name).samefile(folder / name):
+            return known[name]
+        return fingerprint(temporary / name)
+
     try:
         started = time.monotonic()
         make(temporary)
-        facts = key | {
-            "outputs": {name: fingerprint(temporary / name) for name in _files(temporary)},
+        facts = dict(key) | {
+            "outputs": {name: hash_of(name) for name in _files(temporary)},
             "packages": _versions(),
             "commit": _commit(),
             "wall_seconds": round(time.monotonic() - started, 3),
@@ -65,7 +104,22 @@ def build(
         _replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return True
+
+
+def _link(old: Path, new: Path) -> None:
+    """`new` as a hard link to `old`; a copy where the file system has none."""
+    try:
+        os.link(old, new)
+    except OSError:
+        shutil.copyfile(old, new)
+
+
+def holds(folder: Path, config: Mapping[str, object], source: Path) -> bool:
+    """Whether `folder` is an artifact of this config that was extended and has `source` among its inputs."""
+    if not Path(folder).is_dir():
+        return False
+    have = manifest(folder)
+    return have["config"] == dict(config) and fingerprint(source) in [old for _, old in have["inputs"]]
 
 
 def manifest(folder: Path) -> dict[str, Any]:

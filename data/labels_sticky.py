@@ -13,8 +13,13 @@ from data.schema import ACTION_CODE
 from data.visits import Visits
 
 
-def sticky_days(seen: Visits, items: pl.DataFrame | None, taken: tuple[str, ...]) -> pl.DataFrame:
-    """Per decision row: sticky_days_28, sticky_days_60 (0 where nothing was discovered)."""
+def sticky_days(
+    seen: Visits, items: pl.DataFrame | None, taken: tuple[str, ...], windows: tuple[int, ...] = (28, 60)
+) -> pl.DataFrame:
+    """Per decision row: discovered, sticky_days_{w} for each of `windows` (0 where nothing was discovered).
+
+    `discovered` counts the creators (items) that the decision let the user discover.
+    """
     # What one local day says of an item does not change afterwards: so a closed window never reopens.
     dealt = interactions(seen.events, "user", "day", "session_day")
     dealt = dealt.with_columns(_key(dealt, items), took=pl.col("action").is_in([ACTION_CODE[a] for a in taken]))
@@ -36,10 +41,12 @@ def sticky_days(seen: Visits, items: pl.DataFrame | None, taken: tuple[str, ...]
         .n_unique()
         .cast(pl.Int16)
         .alias(f"sticky_days_{w}")
-        for w in (28, 60)
+        for w in windows
     )
-    labels = seen.decisions.select("row").join(counts, on="row", how="left", maintain_order="left")
-    return labels.with_columns(pl.col("sticky_days_28", "sticky_days_60").fill_null(0))
+    labels = seen.decisions.select("row")
+    for found in (discovered.group_by("row").agg(discovered=pl.len().cast(pl.Int16)), counts):
+        labels = labels.join(found, on="row", how="left", maintain_order="left")
+    return labels.with_columns(pl.exclude("row").fill_null(0))
 
 
 def _key(dealt: pl.DataFrame, items: pl.DataFrame | None) -> pl.Series:

@@ -21,12 +21,14 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 import polars as pl
 import pyarrow as pa
 
+from data.engines import clear_half_written, over_buckets, write_whole
 from data.errors import InputError
 from data.labels_reach import converted, reachable
 from data.labels_response import RESPONSES, minutes, responses
@@ -35,7 +37,7 @@ from data.labels_sticky import sticky_days
 from data.local_time import local_clock, local_day, with_time_zone
 from data.schema import TIME, as_polars
 from data.sessions import GAP_MINUTES, link_sessions, session_decisions, sessionize
-from data.store import LogStore, read_parquet, write_parquet
+from data.store import LogStore, read_parquet
 from data.visits import WINDOWS, visits
 
 OUTCOMES = pa.schema(
@@ -217,26 +219,33 @@ def carried_labels(
     return tuple(label for label in LABEL_WINDOWS if label not in out), out
 
 
-def write_outcomes(store: LogStore, folder: Path, settings: OutcomeSettings = OutcomeSettings()) -> None:
-    """Outcomes of a whole store, bucket by bucket: folder/00.parquet ... and outcomes.json with the labels carried."""
+def write_outcomes(
+    store: LogStore, folder: Path, settings: OutcomeSettings = OutcomeSettings(), engine: str = "local"
+) -> None:
+    """Outcomes of a whole store, bucket by bucket: folder/00.parquet ... and outcomes.json with the labels carried.
+
+    Memory is bounded by one bucket (a bucket per worker with the Ray engine, see `data.engines`).
+    """
     labels, left_out = carried_labels(
         store.start, store.end, store.actions, settings.carried_share, seconds=store.has_seconds
     )
     folder.mkdir(parents=True, exist_ok=True)
-    items = store.items().select("item_id", "creator")
-    for bucket in range(store.buckets):
-        table = outcomes(
-            store.events(bucket),
-            store.decisions(bucket),
-            store.users(bucket),
-            store.end,
-            settings,
-            items=items,
-            labels=labels,
-        )
-        write_parquet(table, folder / f"{bucket:02d}.parquet")
+    work = partial(_label_bucket, store.folder.resolve(), folder.resolve(), settings, labels)
+    over_buckets(work, store.buckets, store.events_in_all, engine=engine, what="outcomes")
+    clear_half_written(folder)
     facts = {"labels": list(labels), "left_out": left_out, "end": store.end.isoformat(), "buckets": store.buckets}
     (folder / "outcomes.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def _label_bucket(logs: Path, folder: Path, settings: OutcomeSettings, labels: tuple[str, ...], bucket: int) -> int:
+    """Write the outcomes of one bucket; how many events it holds."""
+    store = LogStore(logs)
+    events = store.events(bucket)
+    items = store.items().select("item_id", "creator")
+    made, users = store.decisions(bucket), store.users(bucket)
+    table = outcomes(events, made, users, store.end, settings, items=items, labels=labels)
+    write_whole(table, folder / f"{bucket:02d}.parquet")
+    return events.height
 
 
 @dataclass(frozen=True)

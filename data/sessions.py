@@ -36,6 +36,9 @@ def sessionize(events: pl.DataFrame, gap_minutes: float = GAP_MINUTES) -> pl.Dat
 
 def by_user_and_time(frame: pl.DataFrame) -> pl.DataFrame:
     """`frame` sorted by (user_id, time), equal rows in the order they had. Sorts numbers, which is faster than ids."""
+    user, before = frame["user_id"], frame["user_id"].shift()
+    if ((user > before) | ((user == before) & (frame["time"] >= frame["time"].shift())))[1:].fill_null(False).all():
+        return frame
     names = frame["user_id"].unique().sort()
     numbers = pl.DataFrame({"user_id": names, "user": pl.Series(range(len(names)), dtype=pl.UInt32)})
     order = frame.select("user_id", "time").join(
@@ -73,13 +76,13 @@ def link_sessions(events: pl.DataFrame) -> pl.DataFrame:
     return events.with_columns(decision_id=pl.col("session_id"))
 
 
-def distinct_session_ids(events: pl.DataFrame) -> pl.DataFrame:
-    """`events` in which no two users share a session id: a shared id is prefixed with its user's."""
-    pairs = events.select("session_id", "user_id").unique()
-    shared = pairs.group_by("session_id").len().filter(pl.col("len") > 1)["session_id"]
-    if shared.is_empty():
-        return events
-    own = pl.col("user_id") + ":" + pl.col("session_id")
+def own_session_ids(events: pl.DataFrame) -> pl.DataFrame:
+    """`events` whose session ids are prefixed with their user's, so that no two users share one.
+
+    (Ids that `sessionize` made have it already.)
+    """
+    user = pl.col("user_id")
+    own = pl.col("session_id").str.starts_with(user + "@")
     return events.with_columns(
-        session_id=pl.when(pl.col("session_id").is_in(shared.implode())).then(own).otherwise("session_id")
+        session_id=pl.when(own).then(pl.col("session_id")).otherwise(user + ":" + pl.col("session_id"))
     )

@@ -1,6 +1,7 @@
 """Label every decision of a log with what became of the listener: runs/<name>/outcomes.
 
 python scripts/build_outcomes.py --run runs/demo
+python scripts/build_outcomes.py --run runs/big --engine ray
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class OutcomesArguments:
 
     run: str = field(default="runs/demo", metadata={"help": "run folder with logs/"})
     gap_minutes: float = field(default=30.0, metadata={"help": "silence that ends a session, minutes"})
+    engine: str = field(default="local", metadata={"help": "local, or ray: spread over the cluster of RAY_ADDRESS"})
 
 
 def stage(args: OutcomesArguments) -> bool:
@@ -33,7 +35,7 @@ def stage(args: OutcomesArguments) -> bool:
         config={"gap_minutes": args.gap_minutes},
         inputs=[logs],
         seed=0,
-        make=lambda folder: write_outcomes(LogStore(logs), folder, settings),
+        make=lambda folder: write_outcomes(LogStore(logs), folder, settings, args.engine),
     )
 
 

@@ -23,6 +23,7 @@ from trl import TrlParser
 from data.artifacts import build, fingerprint, manifest
 from data.catalog import Catalog
 from data.errors import InputError, exit_on_input_error
+from eval.habit import habit_section
 from eval.report import make_report
 from eval.report.inputs import Comparison, Missing, ReportInputs, WorldSection
 from eval.report.summary import print_summary
@@ -143,6 +144,9 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
         with clock.lap("slates"):
             slates = listener_slates(judged, 6, seed)
             exposure = exposure_section(judged, rollout, rounds, seed)
+        progress.update(task, description="habit in the log")
+        with clock.lap("habit"):
+            habit = habit_section(run.store, seed)
     inputs = ReportInputs(
         run=run.folder.name,
         source=f"world {world}" if world else f"log read by {origin['config'].get('reader')}",
@@ -152,6 +156,7 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
         off_policy=off_policy,
         ranking=ranking,
         exposure=exposure,
+        habit=habit,
         slates=slates,
         missing=missing(run),
         comparison=comparison(other, others),

@@ -2,8 +2,10 @@
 
     python scripts/ingest.py --run runs/globo --logs clicks.parquet --reader globo
     python scripts/ingest.py --run runs/mine --logs folder_of_tables --reader longplay
+    python scripts/ingest.py --run runs/mine --logs next_weeks_tables --append true
 
-What a row was rejected for is counted and kept in logs/rejected.parquet.
+With --append the log is added to the one that is there; a source that is in it already adds nothing. What a row was
+rejected for is counted and kept in logs/rejected/.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ from pathlib import Path
 from rich.console import Console
 from trl import TrlParser
 
-from data.artifacts import build
+from data.artifacts import build, extend, holds, run_lock
 from data.errors import InputError, exit_on_input_error
+from data.ingest import StoreSettings, append, write_store
 from data.readers import READERS
-from data.store import LogStore, write_store
+from data.store import LogStore
 
 
 @dataclass
@@ -30,6 +33,7 @@ class IngestArguments:
     slate_size: int = field(
         default=5, metadata={"help": "items of a session that stand for its slate, without decisions"}
     )
+    append: bool = field(default=False, metadata={"help": "add to the log that is there instead of making a new one"})
 
 
 def stage(args: IngestArguments) -> bool:
@@ -40,13 +44,19 @@ def stage(args: IngestArguments) -> bool:
     if not args.logs or not source.exists():
         raise InputError(f"no log at {args.logs!r}: give its path with --logs")
 
-    def make(folder: Path) -> None:
-        write_store(READERS[args.reader](source), folder, slate_size=args.slate_size, source=str(source))
-
-    folder = Path(args.run) / "logs"
-    made = build(
-        folder, config={"reader": args.reader, "slate_size": args.slate_size}, inputs=[source], seed=0, make=make
-    )
+    read, folder = READERS[args.reader], Path(args.run) / "logs"
+    config = {"reader": args.reader, "slate_size": args.slate_size}
+    if args.append and folder.is_dir():
+        made = extend(folder, source=source, make=lambda place: append(read(source), place, source=str(source)))
+    else:
+        settings = StoreSettings(slate_size=args.slate_size)
+        made = not holds(folder, config, source) and build(
+            folder,
+            config=config,
+            inputs=[source],
+            seed=0,
+            make=lambda place: write_store(read(source), place, settings, source=str(source)),
+        )
     for reason, count in LogStore(folder).rejected.items():
         Console(stderr=True).print(f"rejected: {count:,} x {reason}", markup=False)
     return made
@@ -54,7 +64,8 @@ def stage(args: IngestArguments) -> bool:
 
 def main() -> None:
     (args,) = TrlParser((IngestArguments,)).parse_args_and_config()
-    stage(args)
+    with run_lock(Path(args.run)):
+        stage(args)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from trl import TrlParser
 
 from data.artifacts import build
 from data.errors import InputError, exit_on_input_error
-from data.store import write_store
+from data.ingest import write_store
 from data.world import PRESETS, World
 
 

@@ -17,18 +17,11 @@ from pathlib import Path
 
 import polars as pl
 
-from data.errors import InputError
 from data.logs import Logs
-from data.store import read_parquet
+from data.readers.columns import must_find, only, read_rows
 
 TIME_ZONE = "America/Sao_Paulo"
-_COLUMNS = {
-    "user_id": pl.UInt32,
-    "session_id": pl.Int64,
-    "session_start": pl.Datetime,
-    "article_id": pl.UInt32,
-    "click_ts": pl.Datetime,
-}
+_COLUMNS = {"user_id": "id", "session_id": "id", "session_start": "time", "article_id": "id", "click_ts": "time?"}
 NOTES = {
     "decisions": "the log holds clicks, not what was shown: the first items of a session stand for its slate",
     "propensity": "not published and not recoverable: off-policy values cannot be estimated from this log",
@@ -49,41 +42,18 @@ def read(path: Path) -> Logs:
     Clicks without a user, a session or an article, and clicks there twice, are rejected with their reason. Raises
     InputError where the file or a column is not what it should be.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "clicks.parquet"
-    raw = read_parquet(path)
-    for column, kind in _COLUMNS.items():
-        if column not in raw.columns:
-            raise InputError(f"{path}: column {column!r} (row 0) is missing: this is not the Globo click log")
-        found = raw.schema[column]
-        right = isinstance(found, pl.Datetime) if kind == pl.Datetime else found.is_integer()
-        if not right:
-            raise InputError(f"{path}: column {column!r} (row 0) is {found}, must be {kind.__name__}: convert it")
-    clicks = raw.select(*_COLUMNS).with_row_index("row")
-    key = ["user_id", "session_id", "article_id", "click_ts"]
-    reason: pl.Expr = pl.when(~pl.struct(key).is_first_distinct()).then(pl.lit("the same click twice"))
-    for column in ("article_id", "session_start", "session_id", "user_id"):
-        reason = pl.when(pl.col(column).is_null()).then(pl.lit(f"{column} is null")).otherwise(reason)
-    clicks = clicks.with_columns(reason=reason)
-    rejected = clicks.filter(pl.col("reason").is_not_null()).select(table=pl.lit("events"), row="row", reason="reason")
-    clicks = clicks.filter(pl.col("reason").is_null()).sort("user_id", "session_start", "session_id", "click_ts", "row")
+    rows = read_rows(must_find(Path(path), "clicks.parquet")[0], _COLUMNS)
+    key = pl.struct("user_id", "session_id", "article_id", "click_ts")
+    rows = rows.reject("the same click twice", ~key.is_first_distinct())
     session = ["user_id", "session_id"]
-    clicks = clicks.with_columns(
-        place=pl.int_range(pl.len(), dtype=pl.Int64).over(session), start=pl.col("session_start").min().over(session)
+    events = rows.frame.sort("user_id", "session_start", "session_id", "click_ts", "row").with_columns(
+        position=pl.int_range(pl.len(), dtype=pl.Int32).over(session), start=pl.col("session_start").min().over(session)
     )
-    start = pl.col("start").cast(pl.Datetime("us"))
-    zone = raw["session_start"].dtype
-    naive = isinstance(zone, pl.Datetime) and zone.time_zone is None  # the publisher's are, and mean UTC
-    utc = start.dt.replace_time_zone("UTC") if naive else start.dt.convert_time_zone("UTC")
-    events = clicks.select(
-        user_id=pl.col("user_id").cast(pl.String),
-        time=utc + pl.duration(microseconds="place"),
+    events = events.with_columns(
+        time=pl.col("start") + pl.duration(microseconds="position"),
         surface=pl.lit("home"),
         action=pl.lit("play"),
-        item_id=pl.col("article_id").cast(pl.String),
-        session_id=pl.col("session_id").cast(pl.String),
-        position=pl.col("place").cast(pl.Int32),
+        item_id=pl.col("article_id"),
     )
     items = (
         events.group_by("item_id")
@@ -92,4 +62,4 @@ def read(path: Path) -> Logs:
         .select("item_id", kind=pl.lit("article"), title=pl.lit(""), text=pl.lit(""), released_at="released_at")
     )
     users = events.select("user_id").unique(maintain_order=True).with_columns(time_zone=pl.lit(TIME_ZONE))
-    return Logs(items, events, None, users, NOTES, rejected=rejected)
+    return Logs(items, only("events", events), None, users, NOTES, rejected=rows.rejected)

@@ -39,11 +39,20 @@ class Drawing:
                 f'fill="{colour}"{faint}/>'
             )
 
-    def path(self, points: list[tuple[float, float]], colour: str, width: float = 1.5) -> None:
-        """An open line through points."""
+    def path(self, points: list[tuple[float, float]], colour: str, width: float = 1.5, dash: str = "") -> None:
+        """An open line through points; `dash` as in stroke-dasharray."""
         if len(points) > 1:
             way = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-            self._parts.append(f'<polyline points="{way}" fill="none" stroke="{colour}" stroke-width="{width:g}"/>')
+            dashed = f' stroke-dasharray="{dash}"' if dash else ""
+            self._parts.append(
+                f'<polyline points="{way}" fill="none" stroke="{colour}" stroke-width="{width:g}"{dashed}/>'
+            )
+
+    def area(self, points: list[tuple[float, float]], colour: str, opacity: float = 0.15) -> None:
+        """A filled shape without an outline."""
+        if len(points) > 2:
+            way = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+            self._parts.append(f'<polygon points="{way}" fill="{colour}" fill-opacity="{opacity:g}"/>')
 
     def marker(self, x: float, y: float, shape: str, colour: str, size: float = 4.5, hollow: bool = False) -> None:
         """A circle, square, diamond, triangle or star, so that colour is never the only difference."""

@@ -155,6 +155,57 @@ def reliability(
 
 
 @dataclass(frozen=True)
+class Curve:
+    """A step curve: `start` until the first of `x`, then y[k] from x[k] on, within lo[k] to hi[k] (None: unknown)."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    lo: Sequence[float | None]
+    hi: Sequence[float | None]
+    colour: str
+    dash: str = ""
+    start: float = 1.0
+
+
+def steps(name: str, curves: Sequence[Curve], end: float, x_label: str, y_label: str) -> str:
+    """Shares in 0 .. 1 that change in steps, from 0 to `end`, with their intervals as bands; names above.
+
+    What comes after `end` is not drawn.
+    """
+    drawing = Drawing(height=286 + 17 * len(curves))
+    left, right, top = 44.0, WIDTH - 12, 30.0 + 17 * len(curves)
+    bottom = top + 210
+    x, y = Scale(0.0, end, left + 4, right - 4, 6), Scale(0.0, 1.0, bottom, top)
+    axis(drawing, x, top, bottom)
+    for tick in y.ticks():
+        drawing.line(left, y(tick), right, y(tick))
+        drawing.text(left - 4, y(tick) + 4, y.tick_label(tick, True), 11, "end", MUTED)
+    drawing.text(2, top - 12, y_label, 11.5, colour=MUTED)
+    drawing.text(right, bottom + 36, x_label, 11.5, "end", MUTED)
+    said = []
+    for row, curve in enumerate(curves):
+        drawing.path([(4, 12.0 + 17 * row), (30, 12.0 + 17 * row)], curve.colour, 2.2, curve.dash)
+        drawing.text(36, 16 + 17 * row, fit(curve.label, WIDTH - 40), 12)
+        over: list[tuple[float, float]] = []
+        under: list[tuple[float, float]] = []
+        shown = [at for at in curve.x if at <= end]
+        for begin, stop, lo, hi in zip(shown, [*shown[1:], end], curve.lo, curve.hi):
+            if lo is not None and hi is not None:
+                over += [(x(begin), y(hi)), (x(stop), y(hi))]
+                under += [(x(begin), y(lo)), (x(stop), y(lo))]
+        drawing.area(over + under[::-1], curve.colour)
+        way, height = [(x(0), y(curve.start))], curve.start
+        for at, value in zip(shown, curve.y):
+            way += [(x(at), y(height)), (x(at), y(value))]
+            height = value
+        drawing.path([*way, (x(end), y(height))], curve.colour, 2.0, curve.dash)
+        told = range(0, len(shown), max(1, len(shown) // 4))
+        said.append(f"{curve.label}: " + ", ".join(f"{100 * curve.y[k]:.0f}% after {curve.x[k]:g}" for k in told))
+    return drawing.svg(name, f"{y_label}; {x_label}. " + "; ".join(said))
+
+
+@dataclass(frozen=True)
 class Compared:
     """One row of `versus`: ours against others, each (name, value)."""
 

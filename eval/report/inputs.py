@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from eval.estimators import OffPolicyValue
+from eval.intervals import Interval
 from eval.ranking import RankingResult
 from eval.rollout import Rollout
+from eval.survival import SurvivalCurve
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,40 @@ class ExposureSection:
 
 
 @dataclass(frozen=True)
+class FrequencyTenth:
+    """One of ten groups of people by how often they come: `low` to `high` days a week. measures: name -> mean."""
+
+    tenth: int
+    people: int
+    low: float
+    high: float
+    measures: Mapping[str, Interval]
+
+
+@dataclass(frozen=True)
+class HabitSection:
+    """Habit in the log (`eval.habit`): `people` looked at of `users`, of whom `grouped` were followed long enough.
+
+    days: how long the log is. overall, tenths: the measures of all people and by frequency. returns: group -> days from
+    an active day to the next. time_to_habit: days to the first of `habit_weeks` weeks in a row. sticky_window: days
+    in which coming back to a discovery counts. left_out: measure -> why this log cannot carry it.
+    """
+
+    users: int
+    people: int
+    grouped: int
+    days: float
+    overall: Mapping[str, Interval]
+    tenths: Sequence[FrequencyTenth]
+    returns: Mapping[str, SurvivalCurve]
+    time_to_habit: SurvivalCurve | None
+    habit_weeks: int
+    sticky_window: int
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ShownItem:
     """An item as a person would see it. `reaction` is set in histories."""
 
@@ -132,6 +168,7 @@ class ReportInputs:
     off_policy: OffPolicySection | None = None
     ranking: RankingSection | None = None
     exposure: ExposureSection | None = None
+    habit: HabitSection | None = None
     slates: Sequence[ListenerSlates] = ()
     missing: Sequence[Missing] = ()
     notes: Sequence[str] = ()

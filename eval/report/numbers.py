@@ -8,6 +8,8 @@ Paths that other programs may rely on:
     ope.<policy>.<estimator>.{value, lo, hi, ess, refused}
     ranking.<policy>.{hr@10, ndcg@10}                      (and hr@10_lo, hr@10_hi, ...)
     comparison.paired.<name>.<metric>.{diff, lo, hi}       this run less another one, on the same listeners
+    habit.tenths[].{tenth, people, low, high, measures.<measure>.{mean, lo, hi, people}}    habit.overall.<measure>
+    habit.returns.<group>, habit.time_to_habit: {times, survival, lo, hi, at_risk, events, rows, people}
     timing.<stage>                                         seconds
 """
 
@@ -21,6 +23,7 @@ from eval.estimators import OffPolicyValue
 from eval.ranking import RankingResult
 from eval.report.answer import answer
 from eval.report.compare import comparison_rows
+from eval.report.habit import habit_json
 from eval.report.inputs import HeadQuality, ListenerSlates, ReportInputs, ShownItem
 from eval.rollout import between_runs_json, world_json
 
@@ -57,6 +60,8 @@ def report_numbers(inputs: ReportInputs) -> Json:
         report["ranking_about"] = {"about": inputs.ranking.about, "targets": max(sizes, default=0)}
     if inputs.exposure is not None:
         report["exposure"] = {policy: dict(found) for policy, found in inputs.exposure.policies.items()}
+    if inputs.habit is not None:
+        report["habit"] = habit_json(inputs.habit)
     if inputs.slates:
         report["slates"] = [slates_json(listener) for listener in inputs.slates]
     if inputs.missing:

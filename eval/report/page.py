@@ -19,6 +19,7 @@ from eval.report import metrics as words
 from eval.report.answer import score_of
 from eval.report.compare import changes
 from eval.report.figures import Compared, Mark, Point, Reference, bars, forest, reliability, trade_off, versus
+from eval.report.habit import MEASURES, frequency_range, habit_figures, writer
 
 Report = Mapping[str, Any]
 PRESENT = ("active_days_28", "returned_7d", "habit_28", "plays_per_session")
@@ -39,6 +40,8 @@ def render(report: Report) -> str:
         "pretty": lambda value: json.dumps(value, indent=1, ensure_ascii=False),
         "score": score_of,
         "sentence": lambda text: text[:1].upper() + text[1:],
+        "frequency_range": frequency_range,
+        "habit_value": lambda value, name: writer(MEASURES[name])(value),
         "plus4": lambda value: words.signed(words.fixed(value, 4)),
     }
     room = files("eval.report")
@@ -50,6 +53,7 @@ def render(report: Report) -> str:
         style=style,
         figures=figures(report),
         metrics=shown_metrics(report),
+        habit_measures=MEASURES,
         refusals=refusals(report),
         changes=changes(report),
     )
@@ -75,6 +79,7 @@ def figures(report: Report) -> dict[str, Any]:
         "ope": off_policy(report),
         "ranking": ranking(report),
         "exposure": exposure(report),
+        "habit": habit_figures(report),
         "timing": timing(report),
     }
 

@@ -11,9 +11,10 @@ import polars as pl
 import pytest
 
 from data.histories import Contexts, Decisions, Histories, contexts, load
+from data.ingest import StoreSettings, write_store
 from data.logs import Logs
 from data.schema import ACTION_CODE, REACTION_STRENGTH, SURFACE_CODE
-from data.store import LogStore, write_store
+from data.store import LogStore
 
 T = datetime(2024, 5, 1, 9, tzinfo=UTC)  # a Wednesday
 ITEMS = pl.DataFrame({"item_id": [f"i{k}" for k in range(6)], "kind": "track", "title": "t"})
@@ -38,7 +39,9 @@ def loaded(tmp_path: Path, events: list[Row], made: list[Row] | None, zone: str 
     names = sorted({row["user_id"] for row in events})
     users = pl.DataFrame({"user_id": names, "time_zone": zone})
     frame = pl.DataFrame(events, infer_schema_length=None)
-    write_store(Logs(ITEMS, frame, pl.DataFrame(made) if made else None, users), tmp_path / "s", buckets=3)
+    write_store(
+        Logs(ITEMS, frame, pl.DataFrame(made) if made else None, users), tmp_path / "s", StoreSettings(buckets=3)
+    )
     return load(LogStore(tmp_path / "s"), index)
 
 

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from data.errors import InputError
+from data.ingest import StoreSettings, write_store
 from data.logs import Logs
 from data.outcomes import (
     LABEL_WINDOWS,
@@ -22,7 +23,7 @@ from data.outcomes import (
     write_outcomes,
 )
 from data.schema import polars_schema
-from data.store import LogStore, write_store
+from data.store import LogStore
 from tests.data.outcome_reference import outcomes_of_user
 
 Row = dict[str, Any]
@@ -247,7 +248,7 @@ def test_a_short_log_carries_what_it_can_and_says_what_not(tmp_path: Path) -> No
     events, decisions, users = random_log(1, 20)
     items = ITEMS.select("item_id", "creator", kind=pl.lit("track"), title=pl.lit("t"))
     logs = Logs(items, frame(events, "events"), frame(decisions, "decisions"), frame(users, "users"))
-    write_store(logs, tmp_path / "logs", buckets=3)
+    write_store(logs, tmp_path / "logs", StoreSettings(buckets=3))
     store = LogStore(tmp_path / "logs")
     write_outcomes(store, tmp_path / "outcomes", OutcomeSettings())
     made = read_outcomes(tmp_path / "outcomes")

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import polars as pl
 
 from data.schema import validate
-from data.sessions import distinct_session_ids, link_sessions, session_decisions, sessionize
+from data.sessions import link_sessions, own_session_ids, session_decisions, sessionize
 
 T = datetime(2024, 5, 1, 9, tzinfo=UTC)
 
@@ -51,5 +51,6 @@ def test_a_session_stands_for_a_decision() -> None:
 
 
 def test_session_ids_shared_by_users_are_told_apart() -> None:
-    log = distinct_session_ids(events([("u", 0, "a", "1"), ("v", 0, "a", "1"), ("v", 99, "a", "2")]))
-    assert log["session_id"].to_list() == ["u:1", "v:1", "2"]
+    log = own_session_ids(sessionize(events([("u", 0, "a", "1"), ("v", 0, "a", "1"), ("w", 99, "a", None)])))
+    assert log["session_id"].to_list()[:2] == ["u:1", "v:1"]
+    assert log["session_id"][2].startswith("w@")

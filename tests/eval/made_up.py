@@ -12,6 +12,8 @@ from eval.intervals import Interval
 from eval.ranking import RankingResult
 from eval.report.inputs import (
     ExposureSection,
+    FrequencyTenth,
+    HabitSection,
     HeadQuality,
     ListenerSlates,
     Missing,
@@ -24,6 +26,7 @@ from eval.report.inputs import (
     WorldSection,
 )
 from eval.rollout import Rollout
+from eval.survival import kaplan_meier
 
 # policy -> (gain in active days, gain in plays a session) over logging
 POLICIES = {
@@ -82,6 +85,31 @@ def slate(words: Sequence[str]) -> list[ShownItem]:
         ShownItem(title, creator, "podcast" if "Letters" in title else "track", tags=("dream pop", "slow"))
         for title, creator in (word.split(" / ") for word in words)
     ]
+
+
+def habit() -> HabitSection:
+    """Habit of people who come more and more often."""
+    rng = np.random.default_rng(5)
+
+    def measures(tenth: int) -> dict[str, Interval]:
+        means = {"regularity": 0.2, "predictability": 0.02 * tenth, "own_predictability": 0.01 * tenth, "auc": 0.7}
+        means |= {"unprompted": 0.9, "sticky_days": 0.1 * tenth, "own_regularity": 0.15, "frequency": 0.6 * tenth}
+        return {name: Interval(mean, mean - 0.02, mean + 0.03, 0.01, 50) for name, mean in means.items()}
+
+    gap = {name: rng.geometric(p, 400).astype(float) for name, p in (("tenths 1 to 3", 0.2), ("tenths 8 to 10", 0.6))}
+    return HabitSection(
+        users=900,
+        people=600,
+        grouped=500,
+        days=60.0,
+        overall=measures(5),
+        tenths=[FrequencyTenth(t, 50, 0.6 * t - 0.3, 0.6 * t + 0.2, measures(t)) for t in range(1, 11)],
+        returns={name: kaplan_meier(days.clip(0, 20), days < 20, np.arange(400) // 8) for name, days in gap.items()},
+        time_to_habit=kaplan_meier(7.0 * rng.integers(0, 6, 300), rng.random(300) < 0.4),
+        habit_weeks=4,
+        sticky_window=28,
+        settings={"earlier_share": 0.5, "habit_days": 3, "habit_weeks": 4, "prompt_hours": 24.0, "new_days": 7},
+    )
 
 
 def world_inputs(seeds: int = 1) -> ReportInputs:
@@ -154,6 +182,7 @@ def world_inputs(seeds: int = 1) -> ReportInputs:
             "The next item of a sitting, on the last seven days.",
         ),
         exposure=ExposureSection(exposure),
+        habit=habit(),
         slates=listeners,
         notes=("The reward model saw 60 days of 5,000 listeners.",),
         timing={

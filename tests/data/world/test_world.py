@@ -12,9 +12,10 @@ import pytest
 
 from data.errors import InputError
 from data.histories import contexts, load
+from data.ingest import StoreSettings, write_store
 from data.outcomes import outcomes
 from data.schema import split_rejected, validate
-from data.store import LogStore, write_store
+from data.store import LogStore
 from data.world import PRESETS, World
 from data.world.policies import LoggingPolicy, plackett_luce_log_probability
 
@@ -30,7 +31,7 @@ def visited(world: World) -> np.ndarray:
 
 
 def stored(world: World, folder: Path) -> LogStore:
-    write_store(world.log(), folder, buckets=4)
+    write_store(world.log(), folder, StoreSettings(buckets=4))
     return LogStore(folder)
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import polars as pl
 
 from data import histories
+from data.ingest import StoreSettings, write_store
 from data.schema import ACTION_CODE, validate
-from data.store import LogStore, write_store
+from data.store import LogStore
 from policy.serving.listeners import Listeners
 from policy.serving.slate_arguments import CatalogIndex
 from tests.policy.serving.tiny_run import tiny_catalog, tiny_log
@@ -21,7 +22,7 @@ LATER = datetime(2026, 2, 1, 12, 30, tzinfo=UTC)
 
 
 def store(folder: Path) -> LogStore:
-    write_store(tiny_log(CATALOG), folder, buckets=4)
+    write_store(tiny_log(CATALOG), folder, StoreSettings(buckets=4))
     return LogStore(folder)
 
 

@@ -14,9 +14,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from data.catalog import Catalog
+from data.ingest import StoreSettings, write_store
 from data.logs import Logs
 from data.schema import polars_schema
-from data.store import write_store
 from policy.checkpoint import PolicySettings
 from policy.vocabulary import Vocabulary, nano_tokenizer
 
@@ -71,7 +71,7 @@ def build(run: Path) -> Catalog:
     """Write runs/X/{logs,catalog,policy/sft,policy/dpo,policy/ppo} with random weights."""
     catalog = tiny_catalog()
     catalog.save(run / "catalog")
-    write_store(tiny_log(catalog), run / "logs", buckets=4)
+    write_store(tiny_log(catalog), run / "logs", StoreSettings(buckets=4))
     tokenizer = nano_tokenizer(catalog, ["something calmer, maybe a podcast"], 400)
     base = run / "policy" / "sft"
     torch.manual_seed(3)
