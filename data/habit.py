@@ -31,7 +31,6 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 
-from data.errors import InputError
 from data.labels_return import HABIT_DAYS, hour_code, repeated_hours, visit_hours
 from data.labels_sticky import sticky_days
 from data.local_time import local_clock, local_day, with_time_zone
@@ -90,10 +89,10 @@ class Habits:
     left_out: Mapping[str, str]
 
 
-def habits(store: LogStore, settings: HabitSettings = HabitSettings(), seed: int = 0) -> Habits:
+def habits(store: LogStore, settings: HabitSettings = HabitSettings(), seed: int = 0) -> Habits | None:
     """Measure the people of a log. Memory: one bucket, and the visits of the `people` that are drawn.
 
-    Raises InputError where nobody has a visit before the log's last day.
+    None where nobody has a visit before the log's last day: there is nothing to say of habit.
     """
     span = (store.end - store.start).total_seconds() / 86_400
     window = next((w for w in settings.sticky_windows if w <= span * (1 - settings.carried_share)), 0)
@@ -119,7 +118,7 @@ def habits(store: LogStore, settings: HabitSettings = HabitSettings(), seed: int
     people = _with_days(people, starts)
     starts = starts.join(people.select("user", "last_day"), on="user").filter(pl.col("day") <= pl.col("last_day"))
     if starts.is_empty():
-        raise InputError(f"{store.folder}: no visit before the log's last day, so nothing to say of habit")
+        return None
     starts = starts.sort("user", "time")
     for found in (
         _frequency(people, starts, settings),

@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 
 from data.errors import InputError
-from data.logs import Logs
+from data.logs import REJECTED, Logs
 from data.schema import TABLES, split_rejected, validate
 from data.sessions import GAP_MINUTES, SLATE_SIZE
 from data.store import BUCKETS, STORE_VERSION, LogStore, bucket_of, write_parquet
@@ -59,7 +59,6 @@ def write_store(
         "organic": "decisions" not in kept,
         "gap_minutes": settings.gap_minutes,
         "slate_size": settings.slate_size,
-        "has_users": "users" in kept,
         "start": start.isoformat(),
         "end": end.isoformat(),
         "actions": sorted(kept["events"]["action"].unique().to_list()),
@@ -94,7 +93,6 @@ def append(logs: Logs, folder: Path, *, source: str = "the log") -> None:
         facts["start"], facts["end"] = min(store.start, start).isoformat(), max(store.end, end).isoformat()
     facts["actions"] = sorted({*store.actions, *kept["events"]["action"].to_list()})
     facts["has_seconds"] = store.has_seconds or kept["events"]["seconds"].null_count() < kept["events"].height
-    facts["has_users"] = facts["has_users"] or "users" in kept
     facts["notes"] = dict(store.notes) | dict(logs.notes)
     _write_part(folder, kept, items, rejected, facts, source)
 
@@ -113,7 +111,7 @@ def _sifted(logs: Logs, source: str) -> tuple[dict[str, pl.DataFrame], list[pl.D
         kept[table] = good.with_columns(row=rows.filter(~rows.is_in(out["row"].implode())))
         rejected.append(_as_rejected(out, table))
     if logs.rejected is not None:
-        rejected.append(logs.rejected.select(pl.col("table"), pl.col("row").cast(pl.Int64), pl.col("reason")))
+        rejected.append(logs.rejected.select(REJECTED.names()).cast(REJECTED))
     return kept, rejected
 
 
@@ -179,7 +177,6 @@ def _write_part(
     rows = {table: frame.height for table, frame in kept.items()}
     parts.append({"source": Path(source).name, "rows": rows, "rejected": {f"{t}: {r}": n for t, r, n in counts}})
     _replace(folder / "items.parquet", lambda path: write_parquet(items, path))
-    facts["items"] = items.height
     _replace(folder / "store.json", lambda path: path.write_text(json.dumps(facts, indent=1) + "\n"))
 
 
@@ -191,7 +188,7 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _as_rejected(frame: pl.DataFrame, table: str) -> pl.DataFrame:
-    return frame.select(table=pl.lit(table), row=pl.col("row").cast(pl.Int64), reason=pl.col("reason"))
+    return frame.select(pl.lit(table).alias("table"), "row", "reason").cast(REJECTED)
 
 
 def _span(kept: Mapping[str, pl.DataFrame], logs: Logs, source: str) -> tuple[datetime, datetime]:

@@ -6,6 +6,9 @@ from datetime import datetime
 
 import polars as pl
 
+REJECTED = pl.Schema({"table": pl.String(), "row": pl.Int64(), "reason": pl.String()})
+"""Rows that could not be used: of which table, which row of the source (from 0), and why."""
+
 
 @dataclass(frozen=True)
 class Logs:
@@ -23,4 +26,4 @@ class Logs:
     notes: Mapping[str, str] = field(default_factory=dict)
     end: datetime | None = None
     rejected: pl.DataFrame | None = None
-    """Rows the reader itself had to leave out: table (str), row (int64), reason (str); `write_store` keeps them."""
+    """Rows the reader itself had to leave out, as REJECTED; `data.ingest` keeps them."""

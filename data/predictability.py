@@ -40,7 +40,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.special import expit, logit
+from scipy.special import logit
+
+from data.logistic import fit_logistic
 
 Floats = NDArray[np.float64]
 
@@ -311,25 +313,11 @@ def _fit_rows(
     return _Drawn(np.concatenate(columns), np.concatenate(rates), np.concatenate(crowds), np.concatenate(came_there))
 
 
-def ridge_logistic(columns: Floats, offset: Floats, came: NDArray[np.bool_], ridge: float, steps: int = 12) -> Floats:
-    """beta (K,) that maximises the log-likelihood of came ~ expit(offset + columns beta) less ridge / 2 |beta|^2.
-
-    Newton's method (iteratively reweighted least squares); the first column is a constant and is not shrunk.
-    """
-    penalty = ridge * np.eye(columns.shape[1])
-    penalty[0, 0] = 1e-6
-    beta = np.zeros(columns.shape[1])
-    for _ in range(steps):
-        p = expit(offset + columns @ beta)
-        slope = columns.T @ (came - p) - penalty @ beta
-        curvature = (columns * (p * (1 - p))[:, None]).T @ columns + penalty
-        step = np.linalg.solve(curvature, slope)
-        # Far from the solution a full Newton step may overshoot.
-        step *= min(1.0, 3.0 / max(float(np.abs(step).max()), 1e-12))
-        beta += step
-        if float(np.abs(step).max()) < 1e-6:
-            break
-    return beta
+def ridge_logistic(columns: Floats, offset: Floats, came: NDArray[np.bool_], ridge: float) -> Floats:
+    """beta (K,) of came ~ expit(offset + columns beta), all but the first (a constant) shrunk by `ridge`."""
+    prior = np.full(columns.shape[1], ridge)
+    prior[0] = 1e-6
+    return fit_logistic(columns, came, prior, offset=offset)
 
 
 def _held_out(block: _Block, models: _Models, least_visits: int) -> pl.DataFrame:

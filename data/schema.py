@@ -9,6 +9,7 @@ that carry nothing usable (no user, no time), so that they are counted and kept 
 
 import difflib
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from types import MappingProxyType
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -52,6 +53,8 @@ ACTION_CODE: Mapping[str, int] = MappingProxyType({action: code for code, action
 SURFACE_CODE: Mapping[str, int] = MappingProxyType({surface: code for code, surface in enumerate(SURFACES)})
 
 TIME = pa.timestamp("us", tz="UTC")
+# A time outside is a broken clock, and one such row would move the log's end, and with it every window.
+EARLIEST, LATEST = datetime(1980, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 
 
 def _required(name: str, kind: pa.DataType) -> pa.Field:
@@ -198,7 +201,8 @@ def split_rejected(frame: pl.DataFrame, table: str) -> tuple[pl.DataFrame, pl.Da
     """A validated `frame` as (rows to keep, rows to reject); the rejected ones carry their `row` and a `reason`.
 
     Rejected are rows that nothing can be learned from: a null in a required column, a negative or non-finite
-    duration, an empty slate, a slate that shows an item twice, an event that is there twice in every column.
+    duration, a time before 1980 or after 2099, an empty slate, a slate that shows an item twice, an event that is there
+    twice in every column.
     """
     reason = pl.lit(None, dtype=pl.String)
     if table == "events":
@@ -210,6 +214,9 @@ def split_rejected(frame: pl.DataFrame, table: str) -> tuple[pl.DataFrame, pl.Da
     for column in _NOT_NEGATIVE.get(table, ()):
         wrong = (pl.col(column) < 0) | ~pl.col(column).is_finite()
         reason = pl.when(wrong).then(pl.lit(f"{column} is negative or not finite")).otherwise(reason)
+    if table in ("events", "decisions"):
+        wrong = (pl.col("time") < EARLIEST) | (pl.col("time") >= LATEST)
+        reason = pl.when(wrong).then(pl.lit("time is not from 1980 to 2099")).otherwise(reason)
     for field in reversed(list(TABLES[table])):
         if not field.nullable:
             reason = pl.when(pl.col(field.name).is_null()).then(pl.lit(f"{field.name} is null")).otherwise(reason)

@@ -23,14 +23,15 @@ from typing import Any
 import polars as pl
 
 from data.errors import InputError
+from data.logs import REJECTED
 from data.schema import polars_schema, validate
 from data.store import read_parquet
+from data.text_files import NO_SEPARATOR, read_text
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 PACKED = (".gz", ".zst")
 CONNECT_SECONDS = 10
 QUERY_SECONDS = 600
-REJECTED = pl.Schema({"table": pl.String(), "row": pl.Int64(), "reason": pl.String()})
 _KEYS = {"file": (), "duckdb": ("query",), "postgresql": ("query",), "dataset": ("split",)}
 
 Table = tuple[pl.DataFrame, pl.DataFrame]
@@ -88,14 +89,11 @@ def read_file(path: Path, table: str) -> Table:
         raise InputError(f"{path}: not a kind of file that can be read: use {', '.join(FORMATS)} (.gz and .zst too)")
     if form == "parquet":
         return typed(read_parquet(path), table, str(path))
-    if not path.is_file():
-        raise InputError(f"{path}: no such file: check the path")
     if form == "jsonl":
         frame, broken = _json_lines(path)
     else:
-        frame, broken = _delimited(path, "\t" if form == "tsv" else ","), pl.Series("row", [], dtype=pl.Int64)
-    good, rejected = typed(frame, table, str(path), broken)
-    return good, rejected
+        frame, broken = read_text(path, None, "\t" if form == "tsv" else ",", quote='"'), None
+    return typed(frame, table, str(path), broken)
 
 
 def typed(frame: pl.DataFrame, table: str, source: str, broken: pl.Series | None = None) -> Table:
@@ -158,28 +156,10 @@ def _refuse_naive(frame: pl.DataFrame, text: pl.Expr, read: pl.Expr, name: str, 
         raise InputError(f"{source}: column {name!r}, row {bad[0]}: {frame[name][bad[0]]!r} has no zone: {fix}")
 
 
-def _delimited(path: Path, separator: str, *, header: bool = True, quote: str | None = '"') -> pl.DataFrame:
-    """A text file's fields, all as text; bytes that are not UTF-8 are replaced."""
-    try:
-        return pl.read_csv(
-            path,
-            separator=separator,
-            has_header=header,
-            quote_char=quote,
-            infer_schema=False,
-            encoding="utf8-lossy",
-            truncate_ragged_lines=True,
-            raise_if_empty=False,
-            glob=False,
-        )
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        why = (str(error).splitlines() or [""])[0]
-        raise InputError(f"{path}: cannot be read as text ({why}): write or copy it again") from None
-
-
 def _json_lines(path: Path) -> tuple[pl.DataFrame, pl.Series]:
     """(a text column per key, rows that are no JSON object). Nested values keep their JSON text."""
-    lines = _lines(path)
+    text = read_text(path, ["line"], NO_SEPARATOR, header=False)["line"].drop_nulls().to_list()
+    lines = [line for line in text if line.strip()]
     rows: list[dict[str, str | None]] = []
     broken = []
     for row, line in enumerate(lines):
@@ -202,13 +182,6 @@ def _as_text(value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
     return json.dumps(value)
-
-
-def _lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank, unpacked."""
-    # One field a line: no text holds the separator of units.
-    frame = _delimited(path, "\x1f", header=False, quote=None)
-    return [line for line in frame.to_series().to_list() if line and line.strip()] if frame.width else []
 
 
 def _from_duckdb(path: Path, query: str) -> pl.DataFrame:

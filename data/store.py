@@ -57,7 +57,6 @@ class LogStore:
         self.parts: tuple[Mapping[str, Any], ...] = tuple(facts["parts"])
         """Per ingest, in order: source (its name), rows (table -> kept), rejected (table: reason -> rows)."""
         self._slate_size: int = facts["slate_size"]
-        self._has_users: bool = facts["has_users"]
 
     @property
     def rejected(self) -> Mapping[str, int]:
@@ -95,7 +94,7 @@ class LogStore:
 
     def users(self, bucket: int | None = None) -> pl.DataFrame | None:
         """Users of one bucket (or all), as the last part that has them says; None where the log has no such table."""
-        if not self._has_users:
+        if not any("users" in part["rows"] for part in self.parts):
             return None
         wanted = range(self.buckets) if bucket is None else [bucket]
         given = pl.concat([self.rows_as_given("users", b) for b in wanted])

@@ -22,12 +22,14 @@ GROUPS = {"tenths 1 to 3": (1, 3), "tenths 4 to 7": (4, 7), "tenths 8 to 10": (8
 _MEANS = ("frequency", "regularity", "own_regularity", "auc", "unprompted", "sticky_days")
 
 
-def habit_section(store: LogStore, seed: int, settings: HabitSettings = DEFAULTS) -> HabitSection:
+def habit_section(store: LogStore, seed: int, settings: HabitSettings = DEFAULTS) -> HabitSection | None:
     """Habit of the people of a log, by frequency; people are drawn with `seed` where there are many.
 
-    Raises InputError where nobody has a visit before the log's last day.
+    None where nobody has a visit before the log's last day.
     """
     found = habits(store, settings, seed)
+    if found is None:
+        return None
     people = found.people
     tenths = []
     for tenth in range(1, 11):

@@ -6,8 +6,10 @@ Expected counts are judged and mended as shares of their number of trials, so on
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.special import expit
 from sklearn.metrics import roc_auc_score
+
+from data.logistic import fit_logistic
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Platt:
 
     def __call__(self, share: np.ndarray) -> np.ndarray:
         """Calibrated shares, same shape."""
-        result: np.ndarray = _sigmoid(self.slope * _logit(share) + self.shift)
+        result: np.ndarray = expit(self.slope * _logit(share) + self.shift)
         return result
 
 
@@ -31,7 +33,7 @@ def fit_platt(share: np.ndarray, outcome: np.ndarray) -> Platt:
     if len(share) < 50:
         return Platt()
     design = np.stack([_logit(share), np.ones(len(share))], axis=1)
-    slope, shift = _fit(design, outcome, centre=np.array([1.0, 0.0]), prior=np.array([20.0, 1.0]))
+    slope, shift = fit_logistic(design, outcome, prior=np.array([20.0, 1.0]), centre=np.array([1.0, 0.0]))
     return Platt(max(float(slope), 0.05), float(shift))
 
 
@@ -51,40 +53,12 @@ def fit_readout(share: np.ndarray, features: np.ndarray, outcome: np.ndarray, fe
     centre[0] = 1.0
     prior = np.full(design.shape[1], 100.0)
     prior[:2] = 20.0, 1.0
-    return _fit(design, outcome, centre, prior)
-
-
-def _fit(design: np.ndarray, outcome: np.ndarray, centre: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """Weights (C,) of a logistic regression of shares (n,) on design (n, C), drawn to `centre` by `prior` (in rows).
-
-    The function is convex, but where predictions start far off a full Newton step can overshoot for good: so steps are
-    taken within a trusted radius.
-    """
-    target, rows = outcome.astype(np.float64), len(outcome)
-
-    def loss(weights: np.ndarray) -> float:
-        score, away = design @ weights, weights - centre
-        return float((np.logaddexp(0.0, score) - target * score).sum() + 0.5 * (prior * away * away).sum()) / rows
-
-    def gradient(weights: np.ndarray) -> np.ndarray:
-        found: np.ndarray = design.T @ (_sigmoid(design @ weights) - target) + prior * (weights - centre)
-        return found / rows
-
-    def hessian(weights: np.ndarray) -> np.ndarray:
-        p = _sigmoid(design @ weights)
-        found: np.ndarray = (design * (p * (1 - p))[:, None]).T @ design + np.diag(prior)
-        return found / rows
-
-    found = minimize(
-        loss, centre, method="trust-exact", jac=gradient, hess=hessian, options={"gtol": 1e-7, "maxiter": 100}
-    )
-    weights: np.ndarray = found.x
-    return weights
+    return fit_logistic(design, outcome, prior, centre)
 
 
 def read_out(readout: np.ndarray, share: np.ndarray, features: np.ndarray) -> np.ndarray:
     """The shares (n,) that a readout of `fit_readout` makes of predicted ones and of features (n, F)."""
-    result: np.ndarray = _sigmoid(readout[0] * _logit(share) + readout[1] + features @ readout[2:])
+    result: np.ndarray = expit(readout[0] * _logit(share) + readout[1] + features @ readout[2:])
     return result
 
 
@@ -140,9 +114,4 @@ def c_index(risk: np.ndarray, day: np.ndarray, returned: np.ndarray, seed: int =
 def _logit(share: np.ndarray) -> np.ndarray:
     p = np.clip(share.astype(np.float64), 1e-5, 1 - 1e-5)
     result: np.ndarray = np.log(p / (1 - p))
-    return result
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    result: np.ndarray = 0.5 * (1.0 + np.tanh(0.5 * x))
     return result

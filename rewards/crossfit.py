@@ -18,7 +18,7 @@ import polars as pl
 import torch
 from accelerate import Accelerator
 from rich.progress import Progress
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from data.catalog import Catalog

@@ -33,13 +33,14 @@ from typing import Any
 import polars as pl
 
 from data.errors import InputError
-from data.schema import polars_schema
+from data.logs import REJECTED
+from data.schema import EARLIEST, LATEST, polars_schema
 from data.store import read_parquet
+from data.text_files import NO_SEPARATOR, read_text
 
 NO_CLOCK = datetime(2000, 1, 1, tzinfo=UTC)
 """Where time starts in a log that has an order, or a clock of its own, but no dates. It stands for no real day."""
 
-_FIRST, _LAST = datetime(1980, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 _TIME = pl.Datetime("us", "UTC")
 _MEANING = {
     "id": "a whole number",
@@ -53,7 +54,6 @@ _MEANING = {
     "seconds": "a time in seconds since 1970, from 1980 to 2099",
     "milliseconds": "a time in milliseconds since 1970, from 1980 to 2099",
 }
-_EMPTY = pl.Schema({"table": pl.String(), "row": pl.Int64(), "reason": pl.String()})
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Rows:
     """
 
     frame: pl.DataFrame
-    rejected: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_EMPTY))
+    rejected: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=REJECTED))
     blanked: Mapping[str, int] = field(default_factory=dict)
     several: bool = False
 
@@ -137,7 +137,7 @@ def read_rows(
             raw = raw.select(name for name in raw.columns if name in columns)
             raw = _unrolled(raw, file) if unroll else raw
         else:
-            raw, text = _read_text(file, list(columns), separator, header, quote), True
+            raw, text = read_text(file, list(columns), separator, header=header, quote=quote), True
         parts.append(_checked(raw, columns, table, file, text, name or stem(file), several))
     frame = pl.concat([part.frame for part in parts])
     rows = Rows(frame, rejected(*parts), {k: n for part in parts for k, n in part.blanked.items()}, several)
@@ -153,7 +153,7 @@ def read_lines(
     rejected. Text is UTF-8, or else Latin-1; .gz is read too. Raises InputError as `read_rows` does.
     """
     if file.suffix == ".zst":  # which Polars can unpack and Python cannot; no line holds the separator
-        lines = _read_text(file, ["line"], "\x1f", False, None)["line"]
+        lines = read_text(file, ["line"], NO_SEPARATOR, header=False)["line"]
     else:
         try:
             data = file.read_bytes()
@@ -235,36 +235,6 @@ def _unrolled(raw: pl.DataFrame, file: Path) -> pl.DataFrame:
     except pl.exceptions.PolarsError:
         why = f"columns {', '.join(map(repr, lists))} hold lists that are not of one length in every row"
         raise InputError(f"{file}: {why}: mend the file") from None
-
-
-def _read_text(file: Path, names: list[str], separator: str, header: bool, quote: str | None) -> pl.DataFrame:
-    if not file.is_file():
-        raise InputError(f"{file}: no such file: check the path")
-    try:
-        lazy = pl.scan_csv(
-            file,
-            separator=separator,
-            has_header=header,
-            schema=None if header else dict.fromkeys(names, pl.String),
-            missing_columns="raise" if header else "insert",  # or a first line cut short would set the width
-            extra_columns="raise" if header else "ignore",
-            quote_char=quote,
-            infer_schema=False,  # text all through: what a value is, its column's kind decides, one by one
-            encoding="utf8-lossy",
-            truncate_ragged_lines=True,
-            glob=False,
-        )
-        there = {name.strip(' "'): name for name in reversed(lazy.collect_schema().names())}
-        asked = [pl.col(there[name]).alias(name) for name in names if name in there]
-        return lazy.select(_unquoted(column) if separator == "," else column for column in asked).collect()
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        why = (str(error).splitlines() or [""])[0]
-        raise InputError(f"{file}: empty, truncated or not a table of text ({why}): write or copy it again") from None
-
-
-def _unquoted(value: pl.Expr) -> pl.Expr:
-    # Some exports quote every value; read without quoting, these hold the separator nowhere.
-    return pl.when(value.str.contains('^"[^"]*"$')).then(value.str.strip_chars('"')).otherwise(value)
 
 
 def _told(reason: pl.Expr, several: bool) -> pl.Expr:
@@ -359,7 +329,7 @@ def _value(given: pl.Expr, kind: str, found: pl.DataType) -> pl.Expr:
         return whole
     per_second = 1 if kind == "seconds" else 1000
     # Out of range first: a number too large for microseconds would wrap around into some other century.
-    lo, hi = (int(moment.timestamp()) * per_second for moment in (_FIRST, _LAST))
+    lo, hi = (int(moment.timestamp()) * per_second for moment in (EARLIEST, LATEST))
     near = pl.when((whole >= lo) & (whole < hi)).then(whole)
     return (near * (1_000_000 // per_second)).cast(_TIME)
 
@@ -380,4 +350,4 @@ def _in_utc(given: pl.Expr, found: pl.DataType) -> pl.Expr:
 
 
 def _within(moment: pl.Expr) -> pl.Expr:
-    return pl.when((moment >= _FIRST) & (moment < _LAST)).then(moment)
+    return pl.when((moment >= EARLIEST) & (moment < LATEST)).then(moment)

@@ -15,9 +15,9 @@ import polars as pl
 import yaml
 
 from data.errors import InputError
-from data.logs import Logs
+from data.logs import REJECTED, Logs
 from data.schema import TABLES, validate
-from data.sources import REJECTED, format_of, read_file, read_source
+from data.sources import format_of, read_file, read_source
 
 _MISSING = {
     "decisions": "the log has no decisions: a session stands for a decision, without propensity or impressions",

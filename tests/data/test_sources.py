@@ -2,7 +2,12 @@
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from glob import glob
 from pathlib import Path
 
 import polars as pl
@@ -138,13 +143,56 @@ def test_a_hugging_face_dataset(tmp_path: Path) -> None:
         read_source({"dataset": "plays", "split": "test"}, "events", tmp_path)
 
 
-@pytest.mark.skipif("LONGPLAY_TEST_POSTGRESQL" not in os.environ, reason="LONGPLAY_TEST_POSTGRESQL names no server")
-def test_a_postgresql_query() -> None:
-    query = "select 'u' as user_id, '2024-05-01 08:00:00+02'::timestamptz as time, 'home' as surface, 'play' as action"
-    frame, _ = read_source({"postgresql": "LONGPLAY_TEST_POSTGRESQL", "query": query}, "events", Path())
-    assert validate(frame, "events", "db")["time"].dt.hour().to_list() == [6]
-    with pytest.raises(InputError, match="the database of LONGPLAY_TEST_POSTGRESQL: the query failed"):
-        read_source({"postgresql": "LONGPLAY_TEST_POSTGRESQL", "query": "select nothing"}, "events", Path())
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[str]:
+    """The address of a PostgreSQL server of our own, gone after the tests."""
+    pytest.importorskip("adbc_driver_postgresql")
+    pg_ctl = shutil.which("pg_ctl") or max(glob("/usr/lib/postgresql/*/bin/pg_ctl"), default=None)
+    if pg_ctl is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    folder = Path(tempfile.mkdtemp(prefix="longplay-postgresql-"))
+    user = None
+    if os.getuid() == 0:  # as which it refuses to run
+        shutil.chown(folder, "nobody")
+        user = "nobody"
+
+    def tell(*words: str) -> None:
+        subprocess.run(
+            [pg_ctl, "-D", str(folder / "data"), "-s", "-w", "-t", "60", *words],
+            check=True, user=user, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=120,
+        )  # fmt: skip
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    try:
+        tell("initdb", "-o", "--auth=trust --username=reader --no-sync --encoding=UTF8")
+        tell("start", "-l", str(folder / "log"), "-o", f"-p {port} -h 127.0.0.1 -k '' -F")
+        yield f"postgresql://reader@127.0.0.1:{port}/postgres"
+    finally:
+        if (folder / "data" / "postmaster.pid").exists():
+            tell("stop", "-m", "immediate")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_postgresql_query(tmp_path: Path, postgresql: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from adbc_driver_postgresql import dbapi
+
+    monkeypatch.setenv("LISTENING", postgresql)
+    with dbapi.connect(postgresql) as connection, connection.cursor() as cursor:
+        for table in TABLES:
+            cursor.adbc_ingest(table, given(table).with_row_index("nth").to_arrow(compat_level=pl.CompatLevel.oldest()))
+        connection.commit()
+    sources = {
+        table: {
+            "postgresql": "LISTENING",
+            "query": f"select {', '.join(given(table).columns)} from {table} order by nth",
+        }
+        for table in TABLES
+    }
+    (tmp_path / "log.yaml").write_text(yaml.safe_dump(sources))
+    same_log(tmp_path / "log.yaml")
+    with pytest.raises(InputError, match="the database of LISTENING: the query failed"):
+        read_source({"postgresql": "LISTENING", "query": "select nothing"}, "events", tmp_path)
 
 
 def test_an_address_that_leads_nowhere_does_not_tell_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
