@@ -19,8 +19,10 @@ from data.errors import InputError
 from data.logs import REJECTED, Logs
 from data.schema import TABLES, split_rejected, validate
 from data.sessions import GAP_MINUTES, SLATE_SIZE
-from data.store import BUCKETS, STORE_VERSION, LogStore, bucket_of, write_parquet
+from data.store import STORE_VERSION, LogStore, bucket_of, write_parquet
 
+LEAST_BUCKETS = 16
+EVENTS_A_BUCKET = 400_000
 BY_USER = ("events", "decisions", "users")
 
 
@@ -28,11 +30,12 @@ BY_USER = ("events", "decisions", "users")
 class StoreSettings:
     """What a store is made with, once and for all its parts.
 
-    gap_minutes: the silence that ends a session. slate_size: how many items of a session stand for its slate, where a
+    buckets: into how many files users are spread, each of which is dealt with whole; None: as many as the first part
+    needs, one per 400,000 events and 16 at least. gap_minutes: the silence that ends a session. slate_size: how many items of a session stand for its slate, where a
     log has no decisions. minimum_users: fewer are no log to learn from and to judge on.
     """
 
-    buckets: int = BUCKETS
+    buckets: int | None = None
     gap_minutes: float = GAP_MINUTES
     slate_size: int = SLATE_SIZE
     minimum_users: int = 2
@@ -55,7 +58,7 @@ def write_store(
     (folder / "store.json").unlink(missing_ok=True)
     facts = {
         "version": STORE_VERSION,
-        "buckets": settings.buckets,
+        "buckets": settings.buckets or max(LEAST_BUCKETS, -(-kept["events"].height // EVENTS_A_BUCKET)),
         "organic": "decisions" not in kept,
         "gap_minutes": settings.gap_minutes,
         "slate_size": settings.slate_size,
@@ -120,12 +123,11 @@ def _new_rows(store: LogStore, table: str, frame: pl.DataFrame) -> tuple[pl.Data
 
     Only what the store has of the same span of time is read: the cost of next day's log does not grow with the log.
     """
-    bucket = bucket_of(frame["user_id"], store.buckets)
     columns = [name for name in frame.columns if name != "row"]
     again = []
-    for b in range(store.buckets):
-        part, files = frame.filter(bucket == b), store.files(table, b)
-        if part.is_empty() or not files:
+    for b, part in _by_bucket(frame, store.buckets).items():
+        files = store.files(table, b)
+        if not files:
             continue
         old = pl.scan_parquet(files, glob=False)
         span = pl.col("time").is_between(part["time"].min(), part["time"].max())
@@ -165,11 +167,11 @@ def _write_part(
         frame = kept[table].drop("row")
         if table != "users":
             frame = frame.sort("user_id", "time", maintain_order=True)
-        bucket = bucket_of(frame["user_id"], buckets)
+        of_bucket = _by_bucket(frame, buckets)
         for b in range(buckets):
             place = folder / table / f"{b:02d}"
             place.mkdir(parents=True, exist_ok=True)
-            write_parquet(frame.filter(bucket == b), place / name)
+            write_parquet(of_bucket.get(b, frame.clear()), place / name)
     out = pl.concat(rejected)
     (folder / "rejected").mkdir(exist_ok=True)
     write_parquet(out, folder / "rejected" / name)
@@ -178,6 +180,13 @@ def _write_part(
     parts.append({"source": Path(source).name, "rows": rows, "rejected": {f"{t}: {r}": n for t, r, n in counts}})
     _replace(folder / "items.parquet", lambda path: write_parquet(items, path))
     _replace(folder / "store.json", lambda path: path.write_text(json.dumps(facts, indent=1) + "\n"))
+
+
+def _by_bucket(frame: pl.DataFrame, buckets: int) -> dict[int, pl.DataFrame]:
+    """The rows of each bucket that has any, in their order."""
+    marked = frame.with_columns(bucket=bucket_of(frame["user_id"], buckets))
+    parts = marked.partition_by("bucket", as_dict=True, include_key=False, maintain_order=True)
+    return {int(bucket): part for (bucket,), part in sorted(parts.items())}
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

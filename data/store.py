@@ -26,7 +26,6 @@ from data.schema import polars_schema
 from data.sessions import link_sessions, own_session_ids, session_decisions, sessionize
 
 STORE_VERSION = 3
-BUCKETS = 16
 ROW_GROUP = 262_144
 
 

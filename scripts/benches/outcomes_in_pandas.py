@@ -12,10 +12,11 @@ from datetime import datetime
 import pandas as pd
 
 from data.logs import Logs
-from data.outcomes import OutcomeSettings
+from data.outcomes import LABEL_WINDOWS, OutcomeSettings
 from data.schema import REACTION_STRENGTH
 
 _RETURNS, _WEEKS, _DAY = (1, 7, 14, 28), 4, pd.Timedelta(days=1).as_unit("us")
+_SETTINGS = OutcomeSettings()
 _RESPONSES = {"plays": "play", "completes": "complete", "saves": "save", "dislikes": "dislike", "skips": "skip"}
 
 
@@ -39,10 +40,9 @@ def outcomes_in_pandas(
     users: pd.DataFrame,
     items: pd.DataFrame,
     end: datetime,
-    settings: OutcomeSettings = OutcomeSettings(),
 ) -> pd.DataFrame:
     """The labels, a row a decision, in the order of `decisions`; windows that are open at `end` (UTC) are null."""
-    gap = pd.Timedelta(minutes=settings.gap_minutes)
+    gap = pd.Timedelta(minutes=_SETTINGS.gap_minutes)
     zones = users[["user_id", "time_zone"]]
     events = events[events["time"] <= end].sort_values(["user_id", "time"], kind="stable").reset_index(drop=True)
     fresh = (events["user_id"] != events["user_id"].shift()) | (events["time"].diff() > gap)
@@ -56,9 +56,9 @@ def outcomes_in_pandas(
     spans = events.groupby("session").agg(
         user_id=("user_id", "first"), first=("time", "min"), last=("time", "max"), time_zone=("time_zone", "first")
     )
-    decisions["session"] = _own_sessions(events, decisions, spans.reset_index(), settings, gap)
+    decisions["session"] = _own_sessions(events, decisions, spans.reset_index(), gap)
     decided = decisions.dropna(subset="session").groupby("session")["time"].min().rename("decided")
-    active = events[events["action"].isin(settings.active)].groupby("session")["time"].min().rename("active")
+    active = events[events["action"].isin(_SETTINGS.active)].groupby("session")["time"].min().rename("active")
     spans = spans.join(decided).join(active)
     spans["first"] = spans[["first", "decided"]].min(axis=1)
     spans = _on_local_days(spans, "first", "session_day")
@@ -75,7 +75,7 @@ def outcomes_in_pandas(
         _returns(decisions, visits, end),
         _active_days(decisions, visits),
         _regularity(decisions, visits),
-        _sticky_days(decisions, events, items, settings.taken),
+        _sticky_days(decisions, events, items, _SETTINGS.taken),
         _reach(decisions, events, visits),
         _converted(decisions, events, spans),
         _responses(decisions, events),
@@ -101,11 +101,9 @@ def _day_start(day: pd.Series, zones: pd.Series) -> pd.Series:
     return instant
 
 
-def _own_sessions(
-    events: pd.DataFrame, decisions: pd.DataFrame, spans: pd.DataFrame, settings: OutcomeSettings, gap: pd.Timedelta
-) -> pd.Series:
+def _own_sessions(events: pd.DataFrame, decisions: pd.DataFrame, spans: pd.DataFrame, gap: pd.Timedelta) -> pd.Series:
     """The session a decision was made in: of its first event, else the one it lies in, else the next within a gap."""
-    made = decisions[~decisions["surface"].isin(settings.message_surfaces)][["row", "user_id", "decision_id", "time"]]
+    made = decisions[~decisions["surface"].isin(_SETTINGS.message_surfaces)][["row", "user_id", "decision_id", "time"]]
     linked = events.dropna(subset="decision_id").drop_duplicates(["user_id", "decision_id"])
     linked = linked[["user_id", "decision_id", "session"]]
     spans = spans[["user_id", "session", "first", "last"]]
@@ -168,11 +166,9 @@ def _regularity(decisions: pd.DataFrame, visits: pd.DataFrame) -> pd.DataFrame:
     n = n.reindex(index=decisions["row"], columns=range(_WEEKS), fill_value=0)
     pairs = ahead.merge(ahead, on=["row", "slot"], suffixes=("", "_of_other"))
     agreement = pairs[pairs["week"] < pairs["week_of_other"]].groupby("row").size().reindex(n.index, fill_value=0)
-    chance, most = 0.0, 0.0
-    for k in range(_WEEKS):
-        for other in range(k):
-            chance = chance + n[k] * n[other] / 168
-            most = most + n[[k, other]].min(axis=1)
+    pairs_of_weeks = [(k, other) for k in range(_WEEKS) for other in range(k)]
+    chance = pd.concat([n[k] * n[other] / 168 for k, other in pairs_of_weeks], axis=1).sum(axis=1)
+    most = pd.concat([n[[k, other]].min(axis=1) for k, other in pairs_of_weeks], axis=1).sum(axis=1)
     value = ((agreement - chance) / (most - chance)).where(most > chance, 0.0)
     return value.rename("regularity_28").to_frame()
 
@@ -292,8 +288,6 @@ def _minutes(decisions: pd.DataFrame, events: pd.DataFrame) -> pd.DataFrame:
 
 
 def _closed_by(labels: pd.DataFrame, decisions: pd.DataFrame, end: datetime) -> pd.DataFrame:
-    from data.outcomes import LABEL_WINDOWS
-
     for label, window in LABEL_WINDOWS.items():
         labels[label] = labels[label].astype(object).where(decisions[f"closes_{window}"] <= end, None)
     return labels
