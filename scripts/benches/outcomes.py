@@ -105,7 +105,7 @@ def _compare(ours: pl.DataFrame, theirs: pd.DataFrame) -> None:
     """Raises AssertionError where the two tables differ in a label."""
     mine = ours.to_pandas().set_index("decision_id")
     theirs = theirs.set_index("decision_id").reindex(mine.index)
-    for label in [*LABEL_WINDOWS, "return_days", "return_observed"]:
+    for label in [*LABEL_WINDOWS, "return_days", "return_observed", "return_time"]:
         a, b = mine[label], theirs[label]
         known = a.notna()
         if (known != b.notna()).any():

@@ -96,7 +96,7 @@ def _on_local_days(frame: pd.DataFrame, column: str, name: str = "day") -> pd.Da
 def _day_start(day: pd.Series, zones: pd.Series) -> pd.Series:
     instant = pd.Series(pd.NaT, index=day.index, dtype="datetime64[us, UTC]")
     for zone, part in day.groupby(zones):
-        local = part.dt.tz_localize(str(zone), ambiguous=True, nonexistent="shift_forward")  # type: ignore[arg-type]
+        local = part.dt.tz_localize(str(zone), ambiguous=True, nonexistent="shift_forward")
         instant[part.index] = local.dt.tz_convert("UTC")
     return instant
 

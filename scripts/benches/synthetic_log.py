@@ -39,8 +39,8 @@ def log_of(users: int, first: int = 0, seed: int = 0) -> Logs:
     # The i-th visit in order of time belongs to anybody: shuffle people over it.
     user = rng.permutation(user)
     # People have favourites; what they first meet in a slate, some meet again.
-    taste = (rng.zipf(1.3, size=(visits, _SLATE)) * 7919 + user[:, None] * 31) % _ITEMS
-    slate = (taste + np.arange(_SLATE) * 4001) % _ITEMS  # no item twice: the five strides differ modulo the items
+    taste = (rng.zipf(1.3, size=visits) * 7919 + user * 31) % _ITEMS
+    slate = (taste[:, None] + np.arange(_SLATE) * 4001) % _ITEMS
     late = np.cumsum(rng.exponential(150, size=(visits, _PER_SESSION)), axis=1)
     names = np.char.add("u", (first + np.arange(users)).astype(str))
     items = np.char.add("i", np.arange(_ITEMS).astype(str))
