@@ -31,8 +31,9 @@ class StoreSettings:
     """What a store is made with, once and for all its parts.
 
     buckets: into how many files users are spread, each of which is dealt with whole; None: as many as the first part
-    needs, one per 400,000 events and 16 at least. gap_minutes: the silence that ends a session. slate_size: how many items of a session stand for its slate, where a
-    log has no decisions. minimum_users: fewer are no log to learn from and to judge on.
+    needs, one per 400,000 events and 16 at least. gap_minutes: the silence that ends a session. slate_size: how many
+    items of a session stand for its slate, where a log has no decisions. minimum_users: fewer are no log to learn from
+    and to judge on.
     """
 
     buckets: int | None = None

@@ -20,8 +20,9 @@ from scipy.optimize import linear_sum_assignment
 from data.balanced_kmeans import centres, cluster, distances
 from data.catalog import Catalog
 from data.errors import InputError
-from data.item_vectors import VectorSettings, item_vectors, unit, vectors_from_text
+from data.item_vectors import VectorSettings, item_vectors, vectors_from_text
 from data.schema import validate
+from data.text_vectors import unit
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
