@@ -8,6 +8,7 @@ its words say about company, by a ridge regression over the items that many have
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,13 +40,20 @@ class VectorSettings:
 
 
 def item_vectors(
-    items: pl.DataFrame, events: pl.DataFrame | None, settings: VectorSettings, seed: int
+    items: pl.DataFrame,
+    events: pl.DataFrame | None,
+    settings: VectorSettings,
+    seed: int,
+    *,
+    begin: Callable[[str], object] = lambda step: None,
 ) -> tuple[Floats, dict[str, npt.NDArray[Any]]]:
     """Unit vectors (N, D) of the items, and the arrays by which `vectors_from_text` places items that come later.
 
     `events` has the EVENTS columns or is None. An item with neither words nor company gets a row of zeros.
     """
+    begin("words")
     text, model = fit_text(items, settings.encoder, settings.text_dimensions, settings.max_words, seed)
+    begin("company")
     company, met = _company_vectors(items, events, settings, seed)
     spoken = np.linalg.norm(text, axis=1) > 0
     seen = np.linalg.norm(company, axis=1) > 0

@@ -7,7 +7,7 @@ placed a catalog is written into it, and items that come later are placed by the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ Model = dict[str, npt.NDArray[Any]]
 
 ENCODERS = ("auto", "tf-idf", "wordllama")
 _BLOCK = 65_536  # texts encoded at once
+_SAMPLE = 100_000  # texts whose leading directions are all texts'
 
 
 def encoder_of(name: str) -> str:
@@ -50,19 +51,20 @@ def fit_text(items: pl.DataFrame, encoder: str, dimensions: int, max_words: int,
     spoken = np.array([bool(text) for text in texts])
     if spoken.sum() < 3:
         return np.zeros((len(texts), 0), dtype=np.float32), {"components": np.zeros((0, 0), dtype=np.float32)}
-    vectors = _encode(texts)
-    centre = vectors[spoken].mean(axis=0)
-    components = reduce(vectors[spoken] - centre, dimensions, seed).components_.astype(np.float32)
+    heard = np.flatnonzero(spoken)
+    some = heard[np.linspace(0, len(heard) - 1, min(len(heard), _SAMPLE)).astype(np.int64)]
+    vectors = np.concatenate(list(_encoded([texts[row] for row in some])))
+    centre = vectors.mean(axis=0)
+    components = reduce(vectors - centre, dimensions, seed).components_.astype(np.float32)
     model = {"components": components, "centre": centre}
-    return _project(vectors, spoken, model), model
+    return _read(texts, model), model
 
 
 def place_text(items: pl.DataFrame, model: Mapping[str, npt.NDArray[Any]]) -> Floats:
     """Unit vectors (M, D) of other items' words in the space of `fit_text`; zeros where there are none."""
     if "centre" in model:
         encoder_of("wordllama")
-        texts = _sentences(items)
-        return _project(_encode(texts), np.array([bool(text) for text in texts]), model)
+        return _read(_sentences(items), model)
     if not len(model.get("terms", ())):
         return np.zeros((items.height, 0), dtype=np.float32)
     vectorizer = TfidfVectorizer(vocabulary=model["terms"].tolist(), sublinear_tf=True)
@@ -118,17 +120,19 @@ def _fit_counts(texts: list[str], dimensions: int, max_words: int, seed: int) ->
     return unit(matrix @ components.T), {"terms": terms, "idf": vectorizer.idf_, "components": components}
 
 
-def _encode(texts: list[str]) -> Floats:
-    """(N, 256) float32."""
+def _read(texts: list[str], model: Mapping[str, npt.NDArray[Any]]) -> Floats:
+    """Unit vectors (N, D) by the encoder, block by block, as what it says at first is four times as wide."""
+    blocks = [unit((block - model["centre"]) @ model["components"].T) for block in _encoded(texts)]
+    vectors: Floats = np.concatenate([np.zeros((0, len(model["components"])), dtype=np.float32), *blocks])
+    vectors[[not text for text in texts]] = 0.0
+    return vectors
+
+
+def _encoded(texts: list[str]) -> Iterator[Floats]:
+    """(n, 256) float32, block by block."""
     import wordllama
 
     # The weights lie in the package, where it looks for them only when that is called its cache.
     encoder = wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
-    blocks = [encoder.embed(texts[start : start + _BLOCK]) for start in range(0, len(texts), _BLOCK)]
-    return np.concatenate(blocks).astype(np.float32) if blocks else np.zeros((0, 256), dtype=np.float32)
-
-
-def _project(vectors: Floats, spoken: npt.NDArray[np.bool_], model: Mapping[str, npt.NDArray[Any]]) -> Floats:
-    placed = unit((vectors - model["centre"]) @ model["components"].T)
-    placed[~spoken] = 0.0
-    return placed
+    for start in range(0, len(texts), _BLOCK):
+        yield encoder.embed(texts[start : start + _BLOCK]).astype(np.float32)

@@ -29,16 +29,17 @@ from scripts.benches.synthetic_log import EVENTS_A_USER, log_of
 
 _A_BUCKET = 250_000  # events, on average
 _PART = 2_500_000  # events made and ingested at once
-_BY_USER = 50_000  # events of the people whom the slower peer labels one at a time
 
 
-def bench_outcomes(sizes: Sequence[int] = (1_000_000, 10_000_000, 50_000_000)) -> Iterable[Measure]:
+def bench_outcomes(
+    sizes: Sequence[int] = (1_000_000, 10_000_000, 50_000_000), by_user: int = 50_000
+) -> Iterable[Measure]:
     """All labels of a made-up log of each of `sizes` events, from the store on disk to the outcomes on disk.
 
     The peer is the same labels in pandas, at the first size, without reading or writing anything, and agrees with ours
     on every label. It is measured twice: with whole frames, as one writes it who knows pandas well, and a user at a
-    time (groupby and apply), as such labels are mostly written; the latter on some of the users, whose number is all
-    that its time depends on. The bound of 20 is on the second one. Whole frames are the same joins and groups that we
+    time (groupby and apply), as such labels are mostly written; the latter on `by_user` of the events, as its time depends
+    on nothing but the number of users. The bound of 20 is on the second one. Whole frames are the same joins and groups that we
     make, and what is left is the difference of the engines on two cores; that bound only keeps the line from slipping.
 
     Each size is labelled by a process of its own: its bounds are five minutes and 4 GiB for 50 million events, time
@@ -54,7 +55,7 @@ def bench_outcomes(sizes: Sequence[int] = (1_000_000, 10_000_000, 50_000_000)) -
             runs = [said_by(Path(__file__), str(store), str(made)) for _ in range(3 if events <= 10_000_000 else 1)]
             taken[events] = float(np.median([run["seconds"] for run in runs])), max(run["gib"] for run in runs)
             if events == sizes[0]:
-                yield from _beside_pandas(first, made, events / taken[events][0])
+                yield from _beside_pandas(first, made, events / taken[events][0], by_user)
             limit = max(60.0, events / 50_000_000 * 300)
             yield Measure(f"outcomes: {events:,} events, make and ingest", "s", ingested, None, 10 * limit)
             yield Measure(f"outcomes: {events:,} events, label", "s", taken[events][0], None, limit)
@@ -79,7 +80,7 @@ def _ingest(events: int, store: Path) -> Logs:
     return first
 
 
-def _beside_pandas(logs: Logs, outcomes: Path, rate: float) -> Iterable[Measure]:
+def _beside_pandas(logs: Logs, outcomes: Path, rate: float, by_user: int) -> Iterable[Measure]:
     frames, end = tables(logs), logs.end
     assert end is not None
     began = time.perf_counter()
@@ -87,7 +88,7 @@ def _beside_pandas(logs: Logs, outcomes: Path, rate: float) -> Iterable[Measure]
     whole = len(frames["events"]) / (time.perf_counter() - began)
     _compare(read_outcomes(outcomes).table, theirs)
 
-    some = frames["users"].head(_BY_USER // EVENTS_A_USER)
+    some = frames["users"].head(by_user // EVENTS_A_USER)
     mine = {name: frame[frame["user_id"].isin(some["user_id"])] for name, frame in frames.items() if name != "items"}
     groups = {name: dict(tuple(frame.groupby("user_id"))) for name, frame in mine.items()}
     began = time.perf_counter()
