@@ -38,9 +38,10 @@ def bench_outcomes(
 
     The peer is the same labels in pandas, at the first size, without reading or writing anything, and agrees with ours
     on every label. It is measured twice: with whole frames, as one writes it who knows pandas well, and a user at a
-    time (groupby and apply), as such labels are mostly written; the latter on `by_user` of the events, as its time depends
-    on nothing but the number of users. The bound of 20 is on the second one. Whole frames are the same joins and groups that we
-    make, and what is left is the difference of the engines on two cores; that bound only keeps the line from slipping.
+    time (groupby and apply), as such labels are mostly written; the latter on `by_user` of the events, as its time
+    depends on nothing but the number of users. The bound of 20 is on the second one. Whole frames are the same joins
+    and groups that we make, and what is left is the difference of the engines on two cores; that bound only keeps the
+    line from slipping.
 
     Each size is labelled by a process of its own: its bounds are five minutes and 4 GiB for 50 million events, time
     that grows no faster than the log, and memory that does not grow with it.
