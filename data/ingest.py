@@ -68,6 +68,7 @@ def write_store(
         "actions": sorted(kept["events"]["action"].unique().to_list()),
         "has_seconds": kept["events"]["seconds"].null_count() < kept["events"].height,
         "notes": dict(logs.notes),
+        "labels": None if logs.labels is None else sorted(logs.labels),
         "parts": [],
     }
     _write_part(folder, kept, items, rejected, facts, source)
@@ -98,6 +99,8 @@ def append(logs: Logs, folder: Path, *, source: str = "the log") -> None:
     facts["actions"] = sorted({*store.actions, *kept["events"]["action"].to_list()})
     facts["has_seconds"] = store.has_seconds or kept["events"]["seconds"].null_count() < kept["events"].height
     facts["notes"] = dict(store.notes) | dict(logs.notes)
+    if logs.labels is not None:
+        facts["labels"] = sorted({*logs.labels} & {*(store.labels if store.labels is not None else logs.labels)})
     _write_part(folder, kept, items, rejected, facts, source)
 
 
@@ -111,9 +114,10 @@ def _sifted(logs: Logs, source: str) -> tuple[dict[str, pl.DataFrame], list[pl.D
     kept, rejected = {}, []
     for table, frame in valid.items():
         good, out = split_rejected(frame, table)
-        rows = pl.int_range(frame.height, dtype=pl.UInt32, eager=True)
-        kept[table] = good.with_columns(row=rows.filter(~rows.is_in(out["row"].implode())))
-        rejected.append(_as_rejected(out, table))
+        places = pl.int_range(frame.height, eager=True)
+        rows = logs.rows.get(table, places)
+        kept[table] = good.with_columns(row=rows.filter(~places.is_in(out["row"].implode())))
+        rejected.append(_as_rejected(out.with_columns(row=rows.gather(out["row"])), table))
     if logs.rejected is not None:
         rejected.append(logs.rejected.select(REJECTED.names()).cast(REJECTED))
     return kept, rejected

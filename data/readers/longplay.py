@@ -43,7 +43,7 @@ def read(path: Path) -> Logs:
         if table not in sources and table not in _MISSING:
             raise InputError(f"{path}: no {table} here: add {table}.parquet, .csv or .jsonl, or name its source")
     frames: dict[str, pl.DataFrame] = {}
-    rejected = [pl.DataFrame(schema=REJECTED)]
+    rejected, rows = [pl.DataFrame(schema=REJECTED)], {}
     for table, source in sources.items():
         if isinstance(source, Path):
             frame, out = read_file(source, table)
@@ -53,12 +53,15 @@ def read(path: Path) -> Logs:
             name = f"{description}, {table}"
         frames[table] = validate(frame, table, name)
         rejected.append(out)
+        all_rows = pl.int_range(frame.height + out.height, eager=True)
+        rows[table] = all_rows.filter(~all_rows.is_in(out["row"].implode()))
     notes = {table: note for table, note in _MISSING.items() if table not in frames}
     decisions = frames.get("decisions")
     if decisions is not None and decisions["propensity"].null_count():
         unknown = decisions["propensity"].null_count()
         notes["propensity"] = f"null in {unknown} of {decisions.height} decisions: those cannot be reweighted"
-    return Logs(frames["items"], frames["events"], decisions, frames.get("users"), notes, rejected=pl.concat(rejected))
+    left_out = pl.concat(rejected)
+    return Logs(frames["items"], frames["events"], decisions, frames.get("users"), notes, rejected=left_out, rows=rows)
 
 
 def _files(folder: Path) -> dict[str, Path]:
