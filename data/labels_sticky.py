@@ -17,6 +17,8 @@ def sticky_days(
 ) -> pl.DataFrame:
     """Per decision row: discovered, sticky_days_{w} for each of `windows` (0 where nothing was discovered).
 
+    sticky_days_{w}: on how many days, after D and by the end of D + w, a visit starts in which the user takes again
+    what the decision let them discover.
     `discovered` counts the creators (items) that the decision let the user discover.
     """
     dealt = seen.interactions.with_columns(
