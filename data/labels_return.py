@@ -18,8 +18,9 @@ _HOURS_PER_WEEK = 168
 def returns(seen: Visits) -> pl.DataFrame:
     """Per decision row: return_time, return_days, return_observed, returned_{1,7,14,28}d (windows not yet masked).
 
-    returned_{w}d: whether a visit that starts after the decision starts by the end of local day D + w. return_days is the local days to the next visit (0: later the same day). Where none was seen it is the number of
-    local days that were seen to their end, D included, without one: the return comes on day return_days or later.
+    returned_{w}d: whether a visit that starts after the decision starts by the end of local day D + w. return_days: the
+    local days to the next visit (0: later the same day); where none was seen, the number of local days that were seen
+    to their end, D included, without one: the return comes on day return_days or later.
     """
     after = seen.decisions.select("row", "user", "time", "day", "today").sort("time")
     visit = seen.starts.select("user", return_time="time", return_day="day").sort("return_time")
