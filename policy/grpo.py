@@ -11,7 +11,7 @@ compared with what was really shown (ABPO).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -33,6 +33,7 @@ from policy.moves import MOVES
 from policy.presets import Preset
 from policy.slate_reward import SlateReward
 from policy.training import adapter, machine_arguments, with_progress, write_metrics
+from policy.watch import HeldOut, KLTarget, Watch, WatchSettings, train_watched
 
 METHODS = ("grpo", "rloo")
 REFERENCE = "ref"  # what TRL calls its copy of the adapter that training starts from
@@ -42,13 +43,16 @@ REFERENCE = "ref"  # what TRL calls its copy of the adapter that training starts
 class GroupSettings:
     """until: prompts come from decisions before this time (us since 1970). group: slates drawn for each prompt.
 
-    method: grpo or rloo. anchor: whether the logged slate takes the place of one of the group.
+    method: grpo or rloo. anchor: whether the logged slate takes the place of one of the group. watch: how it is watched
+    on held-out prompts. kl_target: divergence from the reference to steer to, nats per slate (None: a fixed penalty).
     """
 
     until: int
     method: str = "grpo"
     group: int = 8
     anchor: bool = False
+    watch: WatchSettings = field(default_factory=WatchSettings)
+    kl_target: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -90,6 +94,11 @@ class _SlateTrainer:
     """
 
     rollouts: Rollouts
+    beta: float
+
+    def steer(self, change: float) -> None:
+        """Multiply the penalty on the divergence from the reference."""
+        self.beta *= change
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         self._asked = [int(number) for number in prompts]
@@ -199,7 +208,13 @@ def train_group(
     if REFERENCE in model.peft_config:  # then the reference is the model with its adapter disabled: nothing is copied
         model.delete_adapter(REFERENCE)
     trainer.rollouts = Rollouts(spoken, prompts, anchors)
-    with_progress(trainer, title).train()
+    if settings.kl_target is not None:
+        trainer.add_callback(KLTarget(trainer.steer, settings.kl_target, spoken.grammar.length))
+    held_out = HeldOut.choose(
+        histories, decisions, settings.until, rows, settings.watch.prompts, spoken.settings.history_length, rng
+    )
+    watch = Watch(spoken, reward, held_out, settings.watch, settings.seed) if len(held_out.rows) else None
+    train_watched(with_progress(trainer, title), watch)
     write_metrics(trainer, folder, settings.method)
     save_adapter(model, folder)
 

@@ -32,6 +32,9 @@ class GroupArguments(ModelArguments):
     name: str = field(default="grpo", metadata={"help": "name of the adapter under policy/"})
     group: int = field(default=8, metadata={"help": "slates drawn for each prompt"})
     anchor: bool = field(default=False, metadata={"help": "one slate of each group is the logged one (ABPO)"})
+    kl_target: float = field(
+        default=0.0, metadata={"help": "divergence from SFT to steer to, nats per slate; 0: a fixed penalty"}
+    )
     model_seed: int = field(default=0, metadata={"help": "seed of sampling and order"})
 
 
@@ -40,7 +43,9 @@ def stage(args: GroupArguments, given: GRPOConfig | None = None) -> bool:
     run = open_run(Path(args.run))
     preset, base = args.resolved(), run.folder / "policy" / "sft"
     start = None if args.start == "none" else run.folder / "policy" / args.start
-    settings = GroupSettings(run.cut, args.method, args.group, args.anchor, args.model_seed)
+    settings = GroupSettings(
+        run.cut, args.method, args.group, args.anchor, kl_target=args.kl_target or None, seed=args.model_seed
+    )
     changed = overridden(given)
 
     def make(temporary: Path) -> None:
