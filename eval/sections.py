@@ -23,8 +23,8 @@ from data.histories import Decisions, Histories, contexts
 from data.outcomes import matured_at, read_outcomes
 from data.schema import ACTIONS
 from data.world import PRESETS, World, burned_in
-from eval.estimators import LoggedRounds, OffPolicySettings, OffPolicyValue, off_policy_value
 from eval.exposure import of_slates
+from eval.off_policy import OffPolicySettings, OffPolicyValue, off_policy_value
 from eval.ranking import RankingSettings, evaluate_ranking, floors, next_item_targets
 from eval.report.inputs import (
     ExposureSection,
@@ -37,6 +37,7 @@ from eval.report.inputs import (
     ShownItem,
 )
 from eval.rollout import Rollout, RolloutSettings, play
+from eval.rounds import LoggedRounds
 from policy.agent import LanguageModelPolicy, slate_log_probs, top_items
 from policy.checkpoint import Speaker
 from rewards.model import RewardModel

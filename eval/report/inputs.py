@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from eval.estimators import OffPolicyValue
 from eval.intervals import Interval
+from eval.off_policy import OffPolicyValue
 from eval.ranking import RankingResult
 from eval.rollout import Rollout
 from eval.survival import SurvivalCurve

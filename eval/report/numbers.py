@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from eval.estimators import OffPolicyValue
+from eval.off_policy import OffPolicyValue
 from eval.ranking import RankingResult
 from eval.report.answer import answer
 from eval.report.compare import comparison_rows

@@ -11,16 +11,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 
 from data.errors import InputError
-from eval.estimators import (
-    Columns,
-    LoggedRounds,
-    OffPolicySettings,
-    checked_columns,
-    off_policy_value,
-    point_and_influence,
-)
+from eval.estimators import point_and_influence
 from eval.intervals import cluster_codes, from_influence
-from eval.support import effective
+from eval.off_policy import OffPolicySettings, off_policy_value
+from eval.rounds import Columns, LoggedRounds, checked_columns
+from eval.weights import effective
 
 ALL = ("ips", "snips", "clipped", "dm", "dr", "sndr")
 

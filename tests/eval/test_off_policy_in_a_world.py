@@ -7,7 +7,8 @@ import pytest
 
 from data.world import PRESETS, LoggingPolicy, World
 from data.world.policies import plackett_luce_log_probability
-from eval.estimators import LoggedRounds, OffPolicySettings, off_policy_value
+from eval.off_policy import OffPolicySettings, off_policy_value
+from eval.rounds import LoggedRounds
 
 DAYS = 21
 

@@ -1,0 +1,266 @@
+"""What would this policy have earned? Every estimator's value from one pass over a log, or why the log cannot say.
+
+The pass adds up a few columns by user, for all estimators, all candidates of their hyperparameters and all weights at
+once, so a log may come in blocks and be larger than memory (`eval.rounds.parquet_rounds`). From those sums come the
+verdict on support (eval/support.py), the hyperparameters (eval/slope.py) and intervals clustered by user, also for the
+paired difference from the logging policy's own mean reward on the same rounds (eval/intervals.py).
+
+    value = off_policy_value(LoggedRounds(log_p_log, log_p_new, reward, user), OffPolicySettings())
+    value.estimates["snips"].value, value.estimates["snips"].lo
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import chain
+from typing import Literal
+
+import numpy as np
+
+from data.errors import InputError
+from eval.estimators import ESTIMATORS, Estimator, estimator_named
+from eval.intervals import (
+    Floats,
+    Interval,
+    bootstrap_values,
+    finite,
+    from_bernstein,
+    from_bootstrap,
+    from_shares,
+    ratios_of_sums,
+)
+from eval.rounds import BLOCK_ROWS, Columns, LoggedRounds, checked_columns, of_length
+from eval.slope import slope
+from eval.support import Support, SupportSettings, verdict, without_propensities
+from eval.user_sums import UserSums
+from eval.weights import WeightTally
+
+COUNT, REWARD = 0, 1  # the first two columns of every pass
+
+
+@dataclass(frozen=True)
+class OffPolicySettings:
+    """How to estimate.
+
+    estimators: names, in order; those whose columns the rounds lack are left out. parameters: hyperparameters to fix
+    by estimator; the others are chosen by SLOPE. interval: asymptotic (sandwich, Student's t), bootstrap (of users,
+    percentile, `draws` draws from `seed`) or bernstein (holds for any number of users, wide).
+    """
+
+    estimators: tuple[str, ...] = tuple(ESTIMATORS)
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    interval: Literal["asymptotic", "bootstrap", "bernstein"] = "asymptotic"
+    draws: int = 1000
+    seed: int = 0
+    support: SupportSettings = field(default_factory=SupportSettings)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One estimator's value of one policy; value and bounds are None when refused, `ess` (rounds) is always there.
+
+    diff, diff_lo, diff_hi: the value less the logging policy's mean reward, paired on the same rounds. parameter: the
+    hyperparameter used, None where there is none or it sets no limit.
+    """
+
+    value: float | None
+    lo: float | None
+    hi: float | None
+    ess: float
+    diff: float | None = None
+    diff_lo: float | None = None
+    diff_hi: float | None = None
+    refused: str | None = None
+    parameter: float | None = None
+
+
+@dataclass(frozen=True)
+class OffPolicyValue:
+    """All estimates of one policy's value, what the log supports, and the logging policy's own mean reward.
+
+    support: of whole slates' weights. supports: by the family of weights that an estimator stands on.
+    """
+
+    estimates: Mapping[str, Estimate]
+    support: Support
+    logging: Estimate
+    supports: Mapping[str, Support] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An estimator with one value of its hyperparameter, and where its sums are: columns top, bottom, top, ..."""
+
+    estimator: Estimator
+    parameter: float | None
+    columns: tuple[int, ...]
+
+
+class Pass:
+    """One pass over blocks of rounds with propensities: adds up what every candidate needs."""
+
+    def __init__(self, first: Columns, settings: OffPolicySettings) -> None:
+        self.settings = settings
+        chosen = [estimator_named(name) for name in settings.estimators]
+        self.estimators = [estimator for estimator in chosen if first.has(estimator.needs)]
+        self.families = list(dict.fromkeys(["slate", *(estimator.family for estimator in self.estimators)]))
+        self.tallies = {
+            family: [WeightTally() for _ in range(first.weights(family).shape[1])] for family in self.families
+        }
+        self.sums = UserSums()
+        self.candidates: list[Candidate] = []
+        self.weight_columns: dict[str, list[int]] = {}
+        self.outside = 0.0
+
+    def add(self, rounds: LoggedRounds, columns: Columns) -> None:
+        """Counts a block in. Raises InputError where it lacks a column that the first block had."""
+        n = columns.r.size
+        added = [np.ones(n), columns.r]
+        self.candidates, self.weight_columns = [], {}
+        for estimator in self.estimators:
+            if not columns.has(estimator.needs):
+                raise InputError(f"rounds: a block lacks a column that the first one had, needed by {estimator.name}")
+            for parameter in self.grid(estimator):
+                places = []
+                for top, bottom in estimator.terms(columns, float("inf") if parameter is None else parameter):
+                    added.append(top)
+                    places.append(len(added) - 1)
+                    places.append(COUNT if bottom is None else len(added))
+                    if bottom is not None:
+                        added.append(bottom)
+                self.candidates.append(Candidate(estimator, parameter, tuple(places)))
+        for family, tallies in self.tallies.items():
+            weights = columns.weights(family)
+            for place, tally in enumerate(tallies):
+                tally.add(weights[:, place])
+                added.append(weights[:, place])
+            self.weight_columns[family] = list(range(len(added) - len(tallies), len(added)))
+        if rounds.off_support is not None:
+            self.outside += float(of_length(rounds.off_support, "off_support", n).sum())
+        self.sums.add(rounds.user, np.stack(added, axis=1))
+
+    def grid(self, estimator: Estimator) -> Sequence[float | None]:
+        """Hyperparameters to try."""
+        if estimator.name in self.settings.parameters:
+            return [self.settings.parameters[estimator.name]]
+        return estimator.grid or [None]
+
+    def supports(self, table: Floats, outside_known: bool) -> dict[str, Support]:
+        """The verdict on each family of weights, on its worst position where there are several."""
+        outside = self.outside / self.sums.rounds if outside_known else None
+        found = {}
+        for family, tallies in self.tallies.items():
+            verdicts = [
+                verdict(tally, table[:, place], table[:, COUNT], self.settings.support, outside)
+                for tally, place in zip(tallies, self.weight_columns[family], strict=True)
+            ]
+            found[family] = min(verdicts, key=lambda support: (support.refused is None, support.ess_users))
+        return found
+
+    def chosen(self, name: str, table: Floats) -> Candidate:
+        """The candidate of an estimator that SLOPE takes."""
+        found = [candidate for candidate in self.candidates if candidate.estimator.name == name]
+        if len(found) == 1:
+            return found[0]
+        values = [ratios_of_sums(table[:, candidate.columns]) for candidate in found]
+        errors = [from_shares(value, shares).se for value, shares in values]
+        return found[slope([value for value, _ in values], errors, len(table))]
+
+
+def off_policy_value(rounds: LoggedRounds | Iterable[LoggedRounds], settings: OffPolicySettings) -> OffPolicyValue:
+    """Every estimator's value of the new policy on these rounds, or the reason why the log cannot say.
+
+    rounds: the whole log, or blocks of it in any order; users may come back in later blocks. Estimators whose columns
+    are missing are left out. Raises InputError on no rounds, columns of different lengths, NaN or infinite values,
+    log-probabilities above zero, and rounds of a single user.
+    """
+    blocks = in_blocks(rounds)
+    first = next(blocks, None)
+    if first is None:
+        raise InputError("rounds: none; there is nothing to estimate from")
+    blocks = chain([first], blocks)
+    if not first.with_propensities:
+        return _refused_without_propensities(blocks, settings)
+    run: Pass | None = None
+    for block in blocks:
+        columns = checked_columns(block)
+        run = run or Pass(columns, settings)
+        run.add(block, columns)
+    assert run is not None
+    _, table = run.sums.table()
+    logging = _estimate(run, table, (REWARD, COUNT), float(run.sums.rounds))
+    supports = run.supports(table, first.off_support is not None)
+    estimates = {}
+    for estimator in run.estimators:
+        support = supports[estimator.family]
+        if support.refused is not None:
+            estimates[estimator.name] = Estimate(None, None, None, support.ess, refused=support.refused)
+        else:
+            candidate = run.chosen(estimator.name, table)
+            estimates[estimator.name] = _estimate(run, table, candidate.columns, support.ess, candidate.parameter)
+    return OffPolicyValue(estimates, supports["slate"], logging, supports)
+
+
+def in_blocks(rounds: LoggedRounds | Iterable[LoggedRounds], rows: int = BLOCK_ROWS) -> Iterator[LoggedRounds]:
+    """Blocks of at most `rows` rounds; empty ones are left out."""
+    for part in [rounds] if isinstance(rounds, LoggedRounds) else rounds:
+        n = np.asarray(part.reward).size
+        if 0 < n <= rows:
+            yield part
+            continue
+        given = {name: getattr(part, name) for name in (field.name for field in fields(part))}
+        for start in range(0, n, rows):
+            sliced = {
+                name: None if values is None else np.asarray(values)[start : start + rows]
+                for name, values in given.items()
+                if values is None or _of_length(values, name, n)
+            }
+            yield LoggedRounds(**sliced)
+
+
+def _of_length(values: object, name: str, n: int) -> bool:
+    size = len(np.asarray(values))
+    if size != n:
+        raise InputError(f"{name}: {size} values for {n} rewards; columns must have the same length")
+    return True
+
+
+def _estimate(
+    run: Pass, table: Floats, columns: tuple[int, ...], ess: float, parameter: float | None = None
+) -> Estimate:
+    """Value, interval and paired difference of a sum of ratios of these columns."""
+    sums, logging = table[:, columns], table[:, (REWARD, COUNT)]
+    value, shares = ratios_of_sums(sums)
+    mean, own = ratios_of_sums(logging)
+    if run.settings.interval == "bootstrap":
+        rng = np.random.default_rng(run.settings.seed)
+        values, differences = bootstrap_values(sums, run.settings.draws, rng, less=logging)
+        interval = from_bootstrap(value, values, len(table))
+        paired = from_bootstrap(value - mean, differences, len(table))
+    else:
+        by: Mapping[str, object] = {"asymptotic": from_shares, "bernstein": from_bernstein}
+        if run.settings.interval not in by:
+            raise InputError(f"interval {run.settings.interval!r}: choose asymptotic, bootstrap or bernstein")
+        of = from_shares if run.settings.interval == "asymptotic" else from_bernstein
+        interval, paired = of(value, shares), of(value - mean, shares - own)
+    limit = None if parameter is None or np.isinf(parameter) else parameter
+    return Estimate(value, interval.lo, interval.hi, ess, paired.value, paired.lo, paired.hi, parameter=limit)
+
+
+def _refused_without_propensities(blocks: Iterable[LoggedRounds], settings: OffPolicySettings) -> OffPolicyValue:
+    """The logging policy's own mean, and no value of any other."""
+    sums = UserSums()
+    names: tuple[str, ...] = ()
+    for block in blocks:
+        reward = finite(block.reward, "reward")
+        sums.add(block.user, np.stack([np.ones(reward.size), reward], axis=1))
+        plain = Columns(reward, reward, block.q, block.v)  # type: ignore[arg-type]
+        names = tuple(name for name in settings.estimators if plain.has(ESTIMATORS[name].needs))
+    _, table = sums.table()
+    value, shares = ratios_of_sums(table[:, (REWARD, COUNT)])
+    own: Interval = from_shares(value, shares)
+    support = without_propensities(sums.rounds, len(table))
+    none = Estimate(None, None, None, support.ess, refused=support.refused)
+    logging = Estimate(own.value, own.lo, own.hi, float(sums.rounds), 0.0, 0.0, 0.0)
+    return OffPolicyValue(dict.fromkeys(names, none), support, logging, {"slate": support})
