@@ -1,4 +1,4 @@
-"""From probabilities of every action to the columns of the log: what is of size rounds x actions is held a block at once.
+"""From probabilities of every action to the columns of the log: rounds x actions are only ever held a block at once.
 
 For logs of single actions (one banner, one message) where both policies can say how likely every action was. From
 p_log, p_new and q, all (B, A), come the columns of `LoggedRounds`: v is the new policy's expected q, off_support its
@@ -65,11 +65,10 @@ def action_rounds(
         v = np.einsum("na,na->n", block.p_new, block.q).astype(np.float64)
     if embedding is not None:
         if not every:
-            raise InputError(
-                "p_log: give it of every action (B, A); the probability of a cluster is a sum over actions"
-            )
+            raise InputError("p_log: give it of every action (B, A): the probability of a cluster is a sum")
         given = np.asarray(embedding)
-        weight = _cluster_weight(block, given, chosen) if given.ndim == 1 else _posterior_weight(block, given)
+        by_cluster = given.ndim == 1
+        weight = _cluster_weight(block, given, chosen) if by_cluster else _posterior_weight(block, given.astype(float))
     with np.errstate(divide="ignore"):
         log_p_log, log_p_new = np.log(logged), np.log(np.asarray(block.p_new[row, chosen], dtype=np.float64))
     return LoggedRounds(
@@ -86,14 +85,12 @@ def action_rounds(
 
 def _distribution(p: NDArray[np.floating], name: str, shape: tuple[int, int] | None = None) -> None:
     if p.ndim != 2 or (shape is not None and p.shape != shape):
-        raise InputError(
-            f"{name}: shape {p.shape}; give one probability per round and action{f', {shape}' if shape else ''}"
-        )
+        raise InputError(f"{name}: shape {p.shape}; give one probability per round and action")
     totals = p.sum(axis=1, dtype=np.float64)
     wrong = np.flatnonzero(~(np.abs(totals - 1.0) <= SUM_SLACK))  # also NaN
     if wrong.size:
         raise InputError(
-            f"{name}: the probabilities of row {wrong[0]} sum to {totals[wrong[0]]:.6g}; they must sum to 1 over actions"
+            f"{name}: the probabilities of row {wrong[0]} sum to {totals[wrong[0]]:.6g}, not to 1 over actions"
         )
     if float(p.min()) < 0:
         raise InputError(f"{name}: a probability of {p.min():.3g} in row {int(p.min(axis=1).argmin())} is below 0")
@@ -110,9 +107,9 @@ def _cluster_weight(block: ActionBlock, cluster: NDArray[np.generic], chosen: ND
     return _ratio(new, logged)
 
 
-def _posterior_weight(block: ActionBlock, posterior: NDArray[np.generic]) -> Floats:
+def _posterior_weight(block: ActionBlock, posterior: Floats) -> Floats:
     """sum_a p(a | x, e) w(x, a), over actions that logging could take."""
-    _distribution(np.asarray(posterior, dtype=np.float64), "embedding", block.p_new.shape)
+    _distribution(posterior, "embedding", block.p_new.shape)
     with np.errstate(divide="ignore", invalid="ignore"):
         w = np.where(block.p_log > 0, block.p_new / block.p_log, 0.0)
     weight: Floats = np.einsum("na,na->n", w, posterior).astype(np.float64)

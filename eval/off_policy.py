@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from eval.support import Support, SupportSettings, verdict, without_propensities
 from eval.user_sums import UserSums
 from eval.weights import WeightTally
 
+INTERVALS = ("asymptotic", "bootstrap", "bernstein")
 COUNT, REWARD = 0, 1  # the first two columns of every pass
 
 
@@ -211,7 +212,7 @@ def in_blocks(rounds: LoggedRounds | Iterable[LoggedRounds], rows: int = BLOCK_R
             continue
         given = {name: getattr(part, name) for name in (field.name for field in fields(part))}
         for start in range(0, n, rows):
-            sliced = {
+            sliced: dict[str, Any] = {
                 name: None if values is None else np.asarray(values)[start : start + rows]
                 for name, values in given.items()
                 if values is None or _of_length(values, name, n)
@@ -230,6 +231,8 @@ def _estimate(
     run: Pass, table: Floats, columns: tuple[int, ...], ess: float, parameter: float | None = None
 ) -> Estimate:
     """Value, interval and paired difference of a sum of ratios of these columns."""
+    if run.settings.interval not in INTERVALS:
+        raise InputError(f"interval {run.settings.interval!r}: choose {', '.join(INTERVALS)}")
     sums, logging = table[:, columns], table[:, (REWARD, COUNT)]
     value, shares = ratios_of_sums(sums)
     mean, own = ratios_of_sums(logging)
@@ -239,9 +242,6 @@ def _estimate(
         interval = from_bootstrap(value, values, len(table))
         paired = from_bootstrap(value - mean, differences, len(table))
     else:
-        by: Mapping[str, object] = {"asymptotic": from_shares, "bernstein": from_bernstein}
-        if run.settings.interval not in by:
-            raise InputError(f"interval {run.settings.interval!r}: choose asymptotic, bootstrap or bernstein")
         of = from_shares if run.settings.interval == "asymptotic" else from_bernstein
         interval, paired = of(value, shares), of(value - mean, shares - own)
     limit = None if parameter is None or np.isinf(parameter) else parameter

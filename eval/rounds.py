@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -140,12 +141,12 @@ def parquet_rounds(path: Path, rows: int = BLOCK_ROWS) -> Iterator[LoggedRounds]
             if name not in there:
                 raise InputError(f"{path}: no column {name}; rounds need log_p_log, log_p_new, reward and user")
         for batch in file.iter_batches(batch_size=rows, columns=there):
-            given = {name: _array(batch.column(name), name, path) for name in there}
+            given: dict[str, Any] = {name: _array(batch.column(name), name, path) for name in there}
             yield LoggedRounds(**({"log_p_log": None} | given))
 
 
-def _array(column: object, name: str, path: Path) -> NDArray[np.generic]:
-    values = column.to_numpy(zero_copy_only=False)  # type: ignore[attr-defined]
+def _array(column: Any, name: str, path: Path) -> NDArray[np.generic]:
+    values = column.to_numpy(zero_copy_only=False)
     if values.dtype != object or name == "user":
         return np.asarray(values).astype(str) if values.dtype == object else np.asarray(values)
     lengths = {len(row) for row in values}

@@ -21,7 +21,7 @@ AGREEMENT = 1e-3  # nats that a logging policy asked again may differ from what 
 
 
 def plackett_luce_prefixes(scores: NDArray[np.floating], slates: NDArray[np.integer]) -> Floats:
-    """Log-probabilities (B, K) of the first l items of slates (B, K) drawn without replacement by exp(scores) (B, N)."""
+    """Log-probabilities (B, K) of the first l items of slates (B, K) drawn by exp(scores) (B, N), no repeats."""
     weight = _weights(scores)
     chosen = np.take_along_axis(weight, slates, axis=1)
     gone = np.concatenate([np.zeros((len(slates), 1)), np.cumsum(chosen, axis=1)[:, :-1]], axis=1)
@@ -71,8 +71,8 @@ def logged_by(prefixes: Floats, log_p_log: NDArray[np.floating]) -> None:
     worst = int(apart.argmax())
     if not apart[worst] <= AGREEMENT:
         raise InputError(
-            f"log_p_log: the logging policy asked again says {prefixes[worst, -1]:.3f} of the slate in row {worst}, the "
-            f"log {log_p_log[worst]:.3f}; it is not the policy that wrote this log, or it does not see what it saw"
+            f"log_p_log: the logging policy asked again says {prefixes[worst, -1]:.3f} of the slate in row {worst}, "
+            f"the log {log_p_log[worst]:.3f}; it is not the policy that wrote this log, or it does not see what it saw"
         )
 
 
