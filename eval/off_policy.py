@@ -159,14 +159,14 @@ class Pass:
             found[family] = min(verdicts, key=lambda support: (support.refused is None, support.ess_users))
         return found
 
-    def chosen(self, name: str, table: Floats) -> Candidate:
-        """The candidate of an estimator that SLOPE takes."""
+    def chosen(self, name: str, table: Floats) -> tuple[Candidate, float]:
+        """The candidate of an estimator that SLOPE takes, and how far that moves the value from its untuned self."""
         found = [candidate for candidate in self.candidates if candidate.estimator.name == name]
         if len(found) == 1:
-            return found[0]
-        values = [ratios_of_sums(table[:, candidate.columns]) for candidate in found]
-        errors = [from_shares(value, shares).se for value, shares in values]
-        return found[slope([value for value, _ in values], errors, len(table))]
+            return found[0], 0.0
+        values, shares = zip(*(ratios_of_sums(table[:, candidate.columns]) for candidate in found), strict=True)
+        taken = slope(values, shares)
+        return found[taken], values[taken] - values[0]
 
 
 def off_policy_value(rounds: LoggedRounds | Iterable[LoggedRounds], settings: OffPolicySettings) -> OffPolicyValue:
@@ -190,7 +190,7 @@ def off_policy_value(rounds: LoggedRounds | Iterable[LoggedRounds], settings: Of
         run.add(block, columns)
     assert run is not None
     _, table = run.sums.table()
-    logging = _estimate(run, table, (REWARD, COUNT), float(run.sums.rounds))
+    logging = _estimate(run, table, Candidate(estimator_named("ips"), None, (REWARD, COUNT)), float(run.sums.rounds))
     supports = run.supports(table, first.off_support is not None)
     estimates = {}
     for estimator in run.estimators:
@@ -198,8 +198,8 @@ def off_policy_value(rounds: LoggedRounds | Iterable[LoggedRounds], settings: Of
         if support.refused is not None:
             estimates[estimator.name] = Estimate(None, None, None, support.ess, refused=support.refused)
         else:
-            candidate = run.chosen(estimator.name, table)
-            estimates[estimator.name] = _estimate(run, table, candidate.columns, support.ess, candidate.parameter)
+            candidate, moved = run.chosen(estimator.name, table)
+            estimates[estimator.name] = _estimate(run, table, candidate, support.ess, moved)
     return OffPolicyValue(estimates, supports["slate"], logging, supports)
 
 
@@ -227,13 +227,15 @@ def _of_length(values: object, name: str, n: int) -> bool:
     return True
 
 
-def _estimate(
-    run: Pass, table: Floats, columns: tuple[int, ...], ess: float, parameter: float | None = None
-) -> Estimate:
-    """Value, interval and paired difference of a sum of ratios of these columns."""
+def _estimate(run: Pass, table: Floats, candidate: Candidate, ess: float, moved: float = 0.0) -> Estimate:
+    """Value, interval and paired difference of a candidate.
+
+    moved: how far tuning took it from its untuned self, which is unbiased and noisy: the most that is known of its
+    bias. The interval is widened by it, in quadrature, so that a value bought with bias is not sold as a sure one.
+    """
     if run.settings.interval not in INTERVALS:
         raise InputError(f"interval {run.settings.interval!r}: choose {', '.join(INTERVALS)}")
-    sums, logging = table[:, columns], table[:, (REWARD, COUNT)]
+    sums, logging = table[:, candidate.columns], table[:, (REWARD, COUNT)]
     value, shares = ratios_of_sums(sums)
     mean, own = ratios_of_sums(logging)
     if run.settings.interval == "bootstrap":
@@ -244,8 +246,21 @@ def _estimate(
     else:
         of = from_shares if run.settings.interval == "asymptotic" else from_bernstein
         interval, paired = of(value, shares), of(value - mean, shares - own)
-    limit = None if parameter is None or np.isinf(parameter) else parameter
-    return Estimate(value, interval.lo, interval.hi, ess, paired.value, paired.lo, paired.hi, parameter=limit)
+    limit = candidate.parameter
+    return Estimate(
+        value,
+        *_widened(interval, moved),
+        ess,
+        paired.value,
+        *_widened(paired, moved),
+        parameter=None if limit is None or np.isinf(limit) else limit,
+    )
+
+
+def _widened(interval: Interval, moved: float) -> tuple[float, float]:
+    """Bounds with `moved` added to the standard error in quadrature."""
+    by = float(np.hypot(1.0, moved / interval.se)) if interval.se > 0 else 1.0
+    return interval.value - by * (interval.value - interval.lo), interval.value + by * (interval.hi - interval.value)
 
 
 def _refused_without_propensities(blocks: Iterable[LoggedRounds], settings: OffPolicySettings) -> OffPolicyValue:

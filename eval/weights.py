@@ -33,6 +33,7 @@ class WeightTally:
         self.peak = 0.0
         self._squares = 0.0  # sum of (w / peak)^2
         self._tail: Floats = np.empty(0)
+        self._least = -np.inf  # what may still belong to the tail
         self.mixed = np.zeros(len(EXPLORATION_SHARES))  # sums of w w', w' = w / (1 - e + e w)
 
     def add(self, weights: Floats) -> None:
@@ -47,9 +48,10 @@ class WeightTally:
         for place, share in enumerate(EXPLORATION_SHARES):
             mixture = np.maximum(1.0 - share + share * positive, np.finfo(float).tiny)
             self.mixed[place] += float((positive * (positive / mixture)).sum())
-        self._tail = np.concatenate([self._tail, weights])
-        if self._tail.size > TAIL_ROWS:
+        self._tail = np.concatenate([self._tail, weights[weights >= self._least]])
+        if self._tail.size > 2 * TAIL_ROWS:
             self._tail = np.partition(self._tail, -TAIL_ROWS)[-TAIL_ROWS:]
+            self._least = float(self._tail.min())
 
     @property
     def effective(self) -> float:
