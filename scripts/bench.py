@@ -2,6 +2,7 @@
 
     python scripts/bench.py            # everything, as a table
     python scripts/bench.py trie --json
+    python scripts/bench.py ope       # makes the Open Bandit Pipeline's environment first: needs a package index
 
 One JSON object per line with --json: name, unit, ours, peer, ratio, bound, holds. `ratio` is how many times better
 ours is; where there is no peer (null) the bound is on `ours`.
@@ -33,6 +34,7 @@ from policy.grammar import SlateGrammar
 from policy.moves import MOVES
 from policy.trie import Eligibility, Trie
 from policy.vocabulary import Vocabulary
+from scripts.bench_ope import measured
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,28 @@ class DictTrie:
         return allowed
 
 
-BENCHES: dict[str, Callable[[], Iterable[Measure]]] = {"trie": bench_trie}
+def bench_ope(
+    rounds: int = 1_000_000, actions: int = 200, more: int = 1000, agreeing: int = 20_000
+) -> Iterable[Measure]:
+    """Doubly robust values with 1,000 bootstrap draws, beside the Open Bandit Pipeline in its own environment.
+
+    Each side runs the same two models on the same log in a process of its own (scripts/bench_ope.py); seconds are of
+    one thread. The peer draws rounds, ours draws users, which is the interval that covers.
+    """
+    size = f"{rounds:,} rounds x {actions:,} actions"
+    ours, theirs = (measured(rounds, actions, who) for who in ("ours", "peer"))
+    yield Measure(f"ope: DR and 1,000 draws, {size}", "s", ours["seconds"], theirs["seconds"], 10.0)
+    yield Measure(f"ope: peak memory, {size}", "MiB", ours["mib"], theirs["mib"], 10.0)
+    apart = abs(ours["values"]["dr"] - theirs["values"]["dr"])
+    large = measured(rounds, more, "ours")
+    yield Measure(f"ope: DR and 1,000 draws, {rounds:,} x {more:,}", "s", large["seconds"], None, 30.0)
+    yield Measure(f"ope: peak memory, {rounds:,} x {more:,}", "MiB", large["mib"], None, 1024.0)
+    every = [measured(agreeing, actions, who, agree=True)["values"] for who in ("ours", "peer")]
+    apart = max(apart, *(abs(every[0][name] - value) for name, value in every[1].items()))
+    yield Measure(f"ope: largest difference, {len(every[1])} estimators", "", apart, None, 1e-6)
+
+
+BENCHES: dict[str, Callable[[], Iterable[Measure]]] = {"trie": bench_trie, "ope": bench_ope}
 
 
 def main() -> None:
