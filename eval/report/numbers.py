@@ -19,6 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+from eval.estimators import ESTIMATORS
 from eval.off_policy import OffPolicyValue
 from eval.ranking import RankingResult
 from eval.report.answer import answer
@@ -53,6 +54,15 @@ def report_numbers(inputs: ReportInputs) -> Json:
             "reward": inputs.off_policy.reward,
             "support": {policy: asdict(value.support) for policy, value in values.items()},
             "logging": {policy: asdict(value.logging) for policy, value in values.items()},
+            "by_weights": {
+                policy: {family: asdict(support) for family, support in value.supports.items() if family != "slate"}
+                for policy, value in values.items()
+            },
+            "estimators": {
+                name: {"formula": known.formula, "assumption": known.assumption, "paper": known.paper}
+                for name, known in ESTIMATORS.items()
+                if any(name in value.estimates for value in values.values())
+            },
         }
     if inputs.ranking is not None:
         report["ranking"] = {name: ranking_json(result) for name, result in inputs.ranking.results.items()}
