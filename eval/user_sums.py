@@ -30,7 +30,7 @@ class UserSums:
         self.rounds += len(columns)
         self._parts.append(_by_label(labels, columns))
         waiting = sum(len(users) for users, _ in self._parts)
-        if waiting > 2 * max(self._settled, 1 << 16):  # merging seldom keeps the cost in proportion to the log
+        if waiting > 2 * max(self._settled, 1 << 13):  # merging seldom keeps the cost in proportion to the log
             self._merge()
 
     def table(self) -> tuple[NDArray[np.generic], Floats]:

@@ -85,7 +85,7 @@ def pareto_k(weights: Floats, rounds: int | None = None) -> float | None:
     exceeding = exceeding[exceeding > 0]
     if exceeding.size < FEWEST_TAIL or exceeding[-1] <= 1e-9 * max(abs(cut), 1e-300):
         return None
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         k, _ = generalised_pareto(exceeding)
     return k if np.isfinite(k) else None  # a handful of different weights has no tail
 
