@@ -23,6 +23,7 @@ from data.histories import Contexts, Decisions, Histories, contexts
 from data.outcomes import matured_at, read_outcomes
 from data.schema import ACTIONS
 from data.world import PRESETS, World, burned_in
+from eval.diagnostics import Check, placebo
 from eval.exposure import of_slates
 from eval.off_policy import OffPolicySettings, OffPolicyValue, off_policy_value
 from eval.ranking import RankingSettings, evaluate_ranking, floors, next_item_targets
@@ -171,6 +172,9 @@ def off_policy_section(
     logged = torch.from_numpy(decisions.slate.astype(np.int64))[:, None]
     q = base + reward.advantage(states, logged).mean[:, 0, column].numpy()
     values: dict[str, OffPolicyValue] = {}
+    checks: dict[str, list[Check]] = {}
+    # How much a listener had done before: no slate can have changed it.
+    before = {"interactions before the decision": np.log1p(decisions.start - judged.histories.offsets[decisions.user])}
     settings = OffPolicySettings()
     user, truth = decisions.user, known_label[rows]
     on_log = LoggedRounds(decisions.log_propensity, decisions.log_propensity, truth, user, q, q)
@@ -190,7 +194,9 @@ def off_policy_section(
             new = position_log_probs(spoken, known, decisions.slate, POSITION_SAMPLES, generator)
             found = replace(found, position_log=positions, position_new=np.minimum(new, 0.0))
         values[name] = off_policy_value(found, settings)
-    return OffPolicySection(reward=label, values=values)
+        if values[name].support.refused is None:
+            checks[name] = placebo(found, before)
+    return OffPolicySection(label, values, checks)
 
 
 def _logged_positions(judged: Judged, decisions: Decisions, seed: int) -> NDArray[np.float64] | None:

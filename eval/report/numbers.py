@@ -58,6 +58,7 @@ def report_numbers(inputs: ReportInputs) -> Json:
                 policy: {family: asdict(support) for family, support in value.supports.items() if family != "slate"}
                 for policy, value in values.items()
             },
+            "checks": {policy: [asdict(check) for check in made] for policy, made in inputs.off_policy.checks.items()},
             "estimators": {
                 name: {"formula": known.formula, "assumption": known.assumption, "paper": known.paper}
                 for name, known in ESTIMATORS.items()

@@ -90,6 +90,8 @@ def test_open_bandit_sample_gives_the_published_values(real_logs: Path) -> None:
     assert values["snips"] == pytest.approx(0.00479, abs=1.5e-5)
     # Which click model stands behind DR moves its last digit (.00473 to .00483 over a dozen plain ones).
     assert values["dr"] == pytest.approx(0.00478, abs=5e-5)
+    # The published DRos is that of the pipeline's default shrinkage, all the way to the model.
+    assert point_and_influence("dros", columns, 1e-9)[0] == pytest.approx(0.00376, abs=5e-5)
     assert effective(columns.w) == pytest.approx(1641, rel=0.01)
     result = off_policy_value(rounds, OffPolicySettings())
     own_mean = 0.0042  # the target policy's click rate on its own log

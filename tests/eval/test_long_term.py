@@ -27,9 +27,9 @@ def simulated(n: int, own_effect: float, seed: int = 0) -> tuple[ActionBlock, np
     return block, x, s, float(P_NEW @ (2.0 * SHORT + own))
 
 
-def test_lope_needs_only_the_action_effect_from_its_model_and_varies_less_than_ips() -> None:
-    estimates: dict[str, list[float]] = {"lope": [], "ips": []}
-    errors = {"lope": 0.0, "ips": 0.0}
+def test_lope_needs_only_the_action_effect_from_its_model_and_varies_less_than_dr() -> None:
+    estimates: dict[str, list[float]] = {"lope": [], "dr": []}
+    errors = {"lope": 0.0, "dr": 0.0}
     for seed in range(5):
         block, x, s, truth = simulated(4000, own_effect=1.5, seed=seed)
         rounds = lope_rounds(block, x, s, LogisticRegression())
@@ -40,7 +40,7 @@ def test_lope_needs_only_the_action_effect_from_its_model_and_varies_less_than_i
             estimates[name].append(value - truth)
             errors[name] += float(influence.std())
     assert np.mean(estimates["lope"]) == pytest.approx(0.0, abs=0.05)
-    assert errors["lope"] < errors["ips"]
+    assert errors["lope"] < errors["dr"]
 
 
 def test_lope_is_answered_with_an_interval_and_refusals_like_any_other() -> None:
