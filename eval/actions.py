@@ -40,7 +40,7 @@ def action_rounds(
 
     embedding: each action's cluster (A,) of integers, for MIPS and OffCEM; or p(action | x, e) (B, A), a posterior
     over actions given the logged embedding, from which the weight is sum_a p(a | x, e) p_new(a) / p_log(a)
-    (Saito & Joachims 2022, eq. 7). Either needs p_log of every action. Raises InputError on probabilities that do not
+    (Saito & Joachims 2022). Either needs p_log of every action. Raises InputError on probabilities that do not
     sum to one, negative or NaN, on actions outside [0, A) and on shapes that do not fit.
     """
     n, actions = block.p_new.shape

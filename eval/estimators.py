@@ -121,12 +121,12 @@ ALL = (
               needs=("q", "v")),
     Estimator(
         "switch_dr", "mean(v + w [w <= t] (r - q))", f"{MODEL}; where w > t the model's word is taken",
-        "Wang, Agarwal & Dudik 2017, eq. 9", _switch, needs=("q", "v"), grid=WEIGHT_GRID,
+        "Wang, Agarwal & Dudik 2017", _switch, needs=("q", "v"), grid=WEIGHT_GRID,
         default=lambda n: float(np.sqrt(n)),
     ),
     Estimator(
         "dros", "mean(v + l w / (w^2 + l) (r - q))", f"{MODEL}; large weights shrink towards the model",
-        "Su, Dimakopoulou, Krishnamurthy & Dudik 2020, eq. 7", _shrunk, needs=("q", "v"), grid=SHRINK_GRID,
+        "Su, Dimakopoulou, Krishnamurthy & Dudik 2020", _shrunk, needs=("q", "v"), grid=SHRINK_GRID,
         default=float,
     ),
     Estimator(
@@ -137,19 +137,19 @@ ALL = (
     Estimator(
         "mips", "mean(p_new(e|x) / p_log(e|x) r)",
         "an action acts only through its embedding e, and the log shows every e that the new policy shows",
-        "Saito & Joachims 2022, eq. 5", lambda c, _: [(_column(c.embedding) * c.r, None)],
+        "Saito & Joachims 2022", lambda c, _: [(_column(c.embedding) * c.r, None)],
         family="embedding", needs=("embedding",),
     ),
     Estimator(
         "offcem", "mean(v + p_new(c|x) / p_log(c|x) (r - q))",
         "within a cluster c of actions the model ranks rightly; the log shows every cluster that the new policy shows",
-        "Saito, Ren & Joachims 2023, eq. 6", lambda c, _: _corrected(c, _column(c.embedding)),
+        "Saito, Ren & Joachims 2023", lambda c, _: _corrected(c, _column(c.embedding)),
         family="embedding", needs=("embedding", "q", "v"),
     ),
     Estimator(
         "lope", "mean(v + p_new(s|x) / p_log(s|x) (r - q))",
         "given context and short-term outcome s, what is left of the action's effect is in the model q",
-        "Saito et al. 2024, eq. 8", lambda c, _: _corrected(c, _column(c.surrogate)),
+        "Saito et al. 2024", lambda c, _: _corrected(c, _column(c.surrogate)),
         family="surrogate", needs=("surrogate", "q", "v"),
     ),
     Estimator(
@@ -166,18 +166,18 @@ ALL = (
     Estimator(
         "rips", "mean(sum_l w_1:l r_l), w_1:l of the first l items",
         "a position's outcome depends on the items down to it (cascade)",
-        "McInerney et al. 2020, eq. 5", _rips, family="prefixes", needs=("prefixes", "position_reward"),
+        "McInerney et al. 2020", _rips, family="prefixes", needs=("prefixes", "position_reward"),
     ),
     Estimator(
         "cascade_dr", "mean(sum_l w_1:l (r_l - q_l) + w_1:l-1 v_l)",
         "a position's outcome depends on the items down to it (cascade), or the models q_l are right",
-        "Kiyohara et al. 2022, eq. 7", _cascade, family="prefixes",
+        "Kiyohara et al. 2022", _cascade, family="prefixes",
         needs=("prefixes", "position_reward", "position_q", "position_v"),
     ),
     Estimator(
         "pi", "mean(W r), W = 1 + sum_l (w_l - 1)",
         "the outcome is a sum of effects of single positions; logging drew positions nearly independently",
-        "Swaminathan et al. 2017, eq. 4 (pseudo-inverse)", lambda c, _: [(_column(c.additive) * c.r, None)],
+        "Swaminathan et al. 2017 (pseudo-inverse)", lambda c, _: [(_column(c.additive) * c.r, None)],
         family="additive", needs=("positions",),
     ),
     Estimator(

@@ -75,7 +75,7 @@ def lope_rounds(
 
     block: every action's probability under both policies and its modelled long-term reward q(x, a). x (n, d), s (n, k):
     context and short-term outcomes. classifier: of the logged action given (x, s); its probabilities average the
-    weights (Saito et al. 2024, eq. 9). also: (x, s) side by side and actions of another log of the same policy, which
+    weights (Saito et al. 2024). also: (x, s) side by side and actions of another log of the same policy, which
     help the classifier and need no long-term reward. Raises InputError as `action_rounds`.
     """
     if block.p_log.ndim != 2:

@@ -4,8 +4,8 @@ Where propensities were estimated, something that nobody logged may have moved b
 marginal sensitivity model (Tan 2006) lets the true odds of what was logged differ from the estimated ones by up to a
 factor of `gamma` either way, differently in every round. The most and least that the self-normalised value can then be
 is a linear-fractional programme whose solution puts large weights above a threshold of the reward and small ones below
-(Zhao, Small & Bhattacharya 2019, proposition 2; for policies Kallus & Zhou 2018). Intervals bootstrap users and take
-the outer percentiles (their theorem 1).
+(Zhao, Small & Bhattacharya 2019; for policies Kallus & Zhou 2018). Intervals bootstrap users and take
+the outer percentiles (as they do).
 """
 
 from __future__ import annotations

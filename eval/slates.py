@@ -4,7 +4,7 @@ A whole slate of five among hundreds of items is hardly ever shown twice; its fi
 is. `prefix` columns are log p(a_1..a_l | x), `position` columns log p(a_l at l | x) whatever stands elsewhere. For a
 policy that fills slates item by item the first are sums of what it said anyway; the second are means over the prefixes
 it might have drawn. The pseudo-inverse estimator with these weights is exact for additive outcomes where logging drew
-its positions independently (Swaminathan et al. 2017, example 4), and nearly so for few items out of many without
+its positions independently (Swaminathan et al. 2017), and nearly so for few items out of many without
 repeats; `pseudo_inverse_weights` is the estimator for any logging policy whose second moments are known.
 """
 
@@ -81,7 +81,7 @@ def pseudo_inverse_weights(gamma: Floats, target: Floats, slates: NDArray[np.int
 
     gamma: (K A, K A), the logging policy's E[1_s 1_s'] over (position, item) indicators, position by position; target:
     (K A,) or (B, K A), the new policy's E[1_s]. slates: (B, K) items. Unbiased wherever the outcome is a sum of effects
-    of (position, item) and the log shows each pair that the new policy shows (Swaminathan et al. 2017, eq. 4).
+    of (position, item) and the log shows each pair that the new policy shows (Swaminathan et al. 2017).
     Raises InputError where shapes do not fit.
     """
     batch, size = slates.shape

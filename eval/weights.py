@@ -1,7 +1,7 @@
 """What importance weights look like as a whole: effective size, heaviest round, tail, and what exploration would cost.
 
 All of it is added up over blocks. The tail is judged by Pareto's k: weights with k above .7 have no usable variance at
-any size of log that one could have (Vehtari et al. 2024, section 2.4).
+any size of log that one could have (Vehtari et al. 2024).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def pareto_k(weights: Floats, rounds: int | None = None) -> float | None:
     """Shape k of a generalised Pareto tail fitted to the largest weights; None where there is no tail to fit.
 
     weights: all of them, or at least the 3 sqrt(n) + 1 largest of n = `rounds`. The tail is the largest
-    min(n / 5, 3 sqrt(n)) (Vehtari et al. 2024, section 2.3), less the largest that is not in it.
+    min(n / 5, 3 sqrt(n)) (Vehtari et al. 2024), less the largest that is not in it.
     """
     n = weights.size if rounds is None else rounds
     size = int(np.ceil(min(0.2 * n, 3.0 * np.sqrt(n))))
@@ -94,7 +94,7 @@ def generalised_pareto(excesses: Floats) -> tuple[float, float]:
     """Shape k and scale of a generalised Pareto distribution of excesses (m,), sorted upwards and above zero.
 
     The posterior-mean fit of Zhang & Stephens (Technometrics 2009), with k drawn to .5 by ten observations' worth as
-    Vehtari et al. (2024, appendix G) do. k > 0 is a heavy tail; moments from 1 / k on do not exist.
+    Vehtari et al. (2024) do. k > 0 is a heavy tail; moments from 1 / k on do not exist.
     """
     m = excesses.size
     grid = 30 + int(np.sqrt(m))
