@@ -47,7 +47,7 @@ from rewards.model import RewardModel
 FRESH_LISTENERS = 1_000_003  # added to a world's seed: people the log has never seen
 BURN_IN_DAYS = 28
 FEWEST_ROUNDS = 100
-POSITION_SAMPLES = 4  # slates drawn per decision for the probability of an item at a position
+POSITION_SAMPLES = 2  # slates drawn per decision for the probability of an item at a position
 OBJECTIVE_LABELS = ("active_days_28", "habit_28", "returned_7d", "active_days_7", "returned_1d")
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
@@ -154,7 +154,7 @@ def off_policy_section(
     It is of the first of `labels` whose window closed within the log for at least FEWEST_ROUNDS of them; None without.
 
     q is the reward model's expectation for the logged slate, v its mean over four slates drawn from the policy. Where
-    the logging policy can be asked, slate estimators say what whole slates are too many to say (`pi`, `pi_dr`).
+    whole slates support no value and the logging policy can be asked, single positions are (`pi`, `pi_dr`).
     """
     later = judged.later(len(judged.decisions), seed)
     for label in (name for name in labels if name in reward.labels):
@@ -189,13 +189,14 @@ def off_policy_section(
             log_p = slate_log_probs(spoken, known, decisions.slate)
             v = base + _expected(spoken, judged, decisions, reward, states, column, seed)
         found = LoggedRounds(decisions.log_propensity, np.minimum(log_p, 0.0), truth, user, q, v)
-        if positions is not None:
-            generator = torch.Generator().manual_seed(seed)
-            new = position_log_probs(spoken, known, decisions.slate, POSITION_SAMPLES, generator)
-            found = replace(found, position_log=positions, position_new=np.minimum(new, 0.0))
         values[name] = off_policy_value(found, settings)
         if values[name].support.refused is None:
             checks[name] = placebo(found, before)
+        elif positions is not None:  # whole slates say nothing: do their positions?
+            generator = torch.Generator().manual_seed(seed)
+            new = position_log_probs(spoken, known, decisions.slate, POSITION_SAMPLES, generator)
+            by_position = replace(found, position_log=positions, position_new=np.minimum(new, 0.0))
+            values[name] = off_policy_value(by_position, settings)
     return OffPolicySection(label, values, checks)
 
 

@@ -75,8 +75,11 @@ def position_log_probs(
     at any number of samples, and noisy at few.
     """
     size, levels, results = slates.shape[1], spoken.grammar.trie.levels, []
-    for start, (ids, mask) in zip(range(0, len(slates), BATCH), prompts(spoken, contexts), strict=True):
-        logged = torch.from_numpy(slates[start : start + BATCH].astype(np.int64)).to(ids.device)  # (b, K)
+    few = BATCH // 8  # every drawn slate is read once a position
+    for start in range(0, len(slates), few):
+        rows = np.arange(start, min(start + few, len(slates)))
+        ((ids, mask),) = prompts(spoken, contexts.take(rows))
+        logged = torch.from_numpy(slates[rows].astype(np.int64)).to(ids.device)  # (b, K)
         drawn = spoken.legal.draw(ids, mask, samples=samples, generator=generator).tokens.flatten(0, 1)
         moves, items = spoken.grammar.decode(drawn)  # (b samples,), (b samples, K)
         wanted = logged.repeat_interleave(samples, 0)

@@ -5,7 +5,7 @@ Paths that other programs may rely on:
     world.paired_vs_sft.<name>.<metric>.{diff, lo, hi}     (several seeds add seeds_lo, seeds_hi, by_seed)
     world.gap_closed.<name>.{share, lo, hi}
     rewards.heads.<label>.{auc or c_index, baseline, ece}
-    ope.<policy>.<estimator>.{value, lo, hi, ess, refused}
+    ope.<policy>.<estimator>.{value, lo, hi, ess, refused}      ope_about.{support, by_weights, checks, estimators}
     ranking.<policy>.{hr@10, ndcg@10}                      (and hr@10_lo, hr@10_hi, ...)
     comparison.paired.<name>.<metric>.{diff, lo, hi}       this run less another one, on the same listeners
     habit.tenths[].{tenth, people, low, high, measures.<measure>.{mean, lo, hi, people}}    habit.overall.<measure>
