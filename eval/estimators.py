@@ -181,6 +181,12 @@ ALL = (
         family="additive", needs=("positions",),
     ),
     Estimator(
+        "sn_pi", "sum(W r) / sum(W), W = 1 + sum_l (w_l - 1)",
+        "the outcome is a sum of effects of single positions; logging drew positions nearly independently",
+        "Swaminathan et al. 2017 (pseudo-inverse), self-normalised",
+        lambda c, _: [(_column(c.additive) * c.r, _column(c.additive))], family="additive", needs=("positions",),
+    ),
+    Estimator(
         "pi_dr", "mean(v + W (r - q)), W = 1 + sum_l (w_l - 1)",
         "what the model leaves of the outcome is a sum of effects of single positions; logging drew positions nearly "
         "independently",

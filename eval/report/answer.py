@@ -218,7 +218,7 @@ def first_supported(estimates: Report) -> Report | None:
 
     Slate estimators come last: they answer where whole slates cannot, on an assumption that the answer then names.
     """
-    for name in ("sndr", "dr", "snips", "clipped", "ips", "pi_dr", "pi"):
+    for name in ("sndr", "dr", "snips", "clipped", "ips", "pi_dr", "sn_pi", "pi"):
         found = estimates.get(name)
         if found and found["value"] is not None and found["diff_lo"] is not None:
             return {**found, "estimator": name.upper(), "assumption": ESTIMATORS[name].assumption}
