@@ -73,7 +73,7 @@ format: $(STAMP)  ## mend what ruff can mend
 serve: $(STAMP)  ## vLLM and the gateway on a finished run (RUN=)
 	@$(PY) scripts/serve.py --run $(RUN) $(ARGS)
 
-bench: $(STAMP)  ## the numbers to hold (NAME=trie for one of them)
+bench: $(STAMP)  ## the numbers to hold (NAME=trie or ope for one of them)
 	@$(PY) scripts/bench.py $(NAME) $(ARGS)
 
 claims: $(STAMP)  ## what is claimed, over worlds and seeds (WORLD= SEEDS=)

@@ -1,219 +1,221 @@
-"""What would this policy have earned? Off-policy values from a log, column by column.
+"""The off-policy estimators: the one place where each is named, with its formula, assumption and paper.
 
-A log enters as columns, one row per logged decision: two log-probabilities, the reward, and where an outcome model
-exists, q of the logged slate and v, the new policy's expected q. Nothing of size rounds x actions is ever held.
+Every one of them is a sum of ratios of sums over rounds, sum_j (sum_i top_ij / sum_i bottom_ij), so that its value, its
+influence function, its bootstrap and a pass over blocks of a log all need the same few sums (eval/intervals.py). With
+w = p_new / p_log of the whole slate, and r, q, v as in `LoggedRounds`:
 
-    w = p_new / p_log
-    ips    mean(w r)                                   Horvitz & Thompson 1952
-    snips  sum(w r) / sum(w)                           Swaminathan & Joachims 2015, eq. 9
-    clipped  mean(min(w, sqrt(n)) r)                   Ionides 2008, truncation at sqrt(n)
-    dm     mean(v)                                     direct method
-    dr     mean(v + w (r - q))                         Dudik et al. 2011, eq. 6
-    sndr   mean(v) + sum(w (r - q)) / sum(w)           Thomas & Brunskill 2016 (weighted doubly robust, one step)
+    ips        mean(w r)                          Horvitz & Thompson 1952
+    snips      sum(w r) / sum(w)                  Swaminathan & Joachims 2015, eq. 9
+    clipped    mean(min(w, c) r)                  Ionides 2008
+    dm         mean(v)                            the direct method
+    dr         mean(v + w (r - q))                Dudik et al. 2011, eq. 6
+    sndr       mean(v) + sum(w (r - q)) / sum(w)  Thomas & Brunskill 2016, one step
 
-Intervals come from influence functions summed within users (eval/intervals.py), also for the paired difference from
-the logging policy's own mean reward on the same rounds. A log that cannot support the question gets no value
-(eval/support.py).
+and so on: `ESTIMATORS` has them all. A hyperparameter has a grid; `eval/slope.py` chooses from it by the log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data.errors import InputError
-from eval.intervals import Floats, cluster_codes, finite, from_influence
-from eval.support import Support, SupportSettings, assess, without_propensities
+from eval.intervals import Floats, ratios_of_sums
+from eval.rounds import Columns
 
-# Log-probabilities are sums of float32 log-softmaxes: a certain slate may come out a rounding above zero.
-LOG_PROBABILITY_SLACK = 1e-4
+Ratio = tuple[Floats, Floats | None]  # top and bottom (n,); None is a bottom of ones, the number of rounds
+Terms = Callable[[Columns, float], Sequence[Ratio]]
+
+WEIGHT_GRID = (float("inf"), 1000.0, 200.0, 50.0, 20.0, 10.0, 5.0, 2.0)
+SHRINK_GRID = (float("inf"), 1e6, 1e5, 1e4, 1e3, 100.0, 10.0, 1.0)
+POWER_GRID = (0.0, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3)
 
 
 @dataclass(frozen=True)
-class LoggedRounds:
-    """Columns (n,), one row per logged decision.
+class Estimator:
+    """One estimator.
 
-    log_p_log: log-probability of the logged slate under the policy that logged it; None (or all NaN) = not recorded.
-    log_p_new: the same under the policy to be judged; -inf where it would never show the slate.
-    reward: the outcome. user: whose decision. q: modelled reward of the logged slate; v: the new policy's expected q
-    in that context. off_support: share of the new policy's mass on slates that logging would never show, if known.
+    formula, paper, assumption: in words, for people. family: the weights it stands on (`Columns.weights`), whose
+    support decides whether it is answered. needs: columns that must be there. terms: the ratios whose sum it is.
+    grid: values of its hyperparameter from none (unbiased) to the strongest; default: what to use untuned, given n.
     """
 
-    log_p_log: NDArray[np.floating] | None
-    log_p_new: NDArray[np.floating]
-    reward: NDArray[np.floating]
-    user: NDArray[np.generic]
-    q: NDArray[np.floating] | None = None
-    v: NDArray[np.floating] | None = None
-    off_support: NDArray[np.floating] | None = None
+    name: str
+    formula: str
+    assumption: str
+    paper: str
+    terms: Terms
+    family: str = "slate"
+    needs: tuple[str, ...] = ()
+    grid: tuple[float, ...] = ()
+    default: Callable[[int], float] = lambda n: float("inf")
 
 
-@dataclass(frozen=True)
-class OffPolicySettings:
-    """Which estimators to print; the clip of `clipped` (None = sqrt(rounds))."""
-
-    estimators: tuple[str, ...] = ("ips", "snips", "clipped", "dm", "dr", "sndr")
-    clip: float | None = None
-    support: SupportSettings = field(default_factory=SupportSettings)
+def _corrected(c: Columns, w: Floats) -> Sequence[Ratio]:
+    """v + w (r - q), for whichever weight."""
+    return [(_column(c.v) + w * (c.r - _column(c.q)), None)]
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """One estimator's value of one policy; value and bounds are None when refused, `ess` (rounds) is always there.
-
-    diff, diff_lo, diff_hi: the value less the logging policy's mean reward, paired on the same rounds.
-    """
-
-    value: float | None
-    lo: float | None
-    hi: float | None
-    ess: float
-    diff: float | None = None
-    diff_lo: float | None = None
-    diff_hi: float | None = None
-    refused: str | None = None
+def _sndr(c: Columns, _: float) -> Sequence[Ratio]:
+    return [(_column(c.v), None), (c.w * (c.r - _column(c.q)), c.w)]
 
 
-@dataclass(frozen=True)
-class OffPolicyValue:
-    """All estimates of one policy's value, what the log supports, and the logging policy's own mean reward."""
-
-    estimates: Mapping[str, Estimate]
-    support: Support
-    logging: Estimate
+def _switch(c: Columns, most: float) -> Sequence[Ratio]:
+    return _corrected(c, np.where(c.w <= most, c.w, 0.0))
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Checked columns: weights w, reward r and, where modelled, q and v, all float64 (n,)."""
-
-    w: Floats
-    r: Floats
-    q: Floats | None
-    v: Floats | None
+def _shrunk(c: Columns, most: float) -> Sequence[Ratio]:
+    return _corrected(c, c.w if np.isinf(most) else c.w * (most / (c.w * c.w + most)))
 
 
-def point_and_influence(estimator: str, columns: Columns, clip: float | None = None) -> tuple[float, Floats]:
+def _sub_gaussian(c: Columns, power: float) -> Sequence[Ratio]:
+    return _corrected(c, c.w / (1.0 - power + power * c.w))
+
+
+def _independent(c: Columns, _: float) -> Sequence[Ratio]:
+    return [((_column(c.positions) * _column(c.position_reward)).sum(axis=1), None)]
+
+
+def _rips(c: Columns, _: float) -> Sequence[Ratio]:
+    return [((_column(c.prefixes) * _column(c.position_reward)).sum(axis=1), None)]
+
+
+def _cascade(c: Columns, _: float) -> Sequence[Ratio]:
+    w = _column(c.prefixes)
+    before = np.concatenate([np.ones((len(w), 1)), w[:, :-1]], axis=1)
+    by_position = w * (_column(c.position_reward) - _column(c.position_q)) + before * _column(c.position_v)
+    return [(by_position.sum(axis=1), None)]
+
+
+def _column(values: Floats | None) -> Floats:
+    if values is None:
+        raise InputError("estimator: a column that it needs is missing")
+    return values
+
+
+SLATE = "the log's probabilities are right and it now and then shows every slate that the new policy shows"
+MODEL = f"{SLATE}; or the outcome model is right"
+
+ALL = (
+    Estimator("ips", "mean(w r)", SLATE, "Horvitz & Thompson 1952", lambda c, _: [(c.w * c.r, None)]),
+    Estimator(
+        "snips", "sum(w r) / sum(w)", SLATE, "Swaminathan & Joachims 2015, eq. 9", lambda c, _: [(c.w * c.r, c.w)]
+    ),
+    Estimator(
+        "clipped",
+        "mean(min(w, c) r)",
+        f"{SLATE}; weights above c carry little",
+        "Ionides 2008 (c by SLOPE, Su et al. 2020; untuned sqrt(n))",
+        lambda c, most: [(np.minimum(c.w, most) * c.r, None)],
+        grid=WEIGHT_GRID,
+        default=lambda n: float(np.sqrt(n)),
+    ),
+    Estimator("dm", "mean(v)", "the outcome model is right", "direct method", lambda c, _: [(_column(c.v), None)],
+              needs=("q", "v")),
+    Estimator("dr", "mean(v + w (r - q))", MODEL, "Dudik et al. 2011, eq. 6", lambda c, _: _corrected(c, c.w),
+              needs=("q", "v")),
+    Estimator("sndr", "mean(v) + sum(w (r - q)) / sum(w)", MODEL, "Thomas & Brunskill 2016 (WDR, one step)", _sndr,
+              needs=("q", "v")),
+    Estimator(
+        "switch_dr", "mean(v + w [w <= t] (r - q))", f"{MODEL}; where w > t the model's word is taken",
+        "Wang, Agarwal & Dudik 2017", _switch, needs=("q", "v"), grid=WEIGHT_GRID,
+        default=lambda n: float(np.sqrt(n)),
+    ),
+    Estimator(
+        "dros", "mean(v + l w / (w^2 + l) (r - q))", f"{MODEL}; large weights shrink towards the model",
+        "Su, Dimakopoulou, Krishnamurthy & Dudik 2020", _shrunk, needs=("q", "v"), grid=SHRINK_GRID,
+        default=float,
+    ),
+    Estimator(
+        "sgdr", "mean(v + w / (1 - l + l w) (r - q))", f"{MODEL}; large weights shrink towards the model",
+        "Metelli, Russo & Restelli 2021, harmonic correction", _sub_gaussian, needs=("q", "v"), grid=POWER_GRID,
+        default=lambda n: 1.0 / float(np.sqrt(n)),
+    ),
+    Estimator(
+        "mips", "mean(p_new(e|x) / p_log(e|x) r)",
+        "an action acts only through its embedding e, and the log shows every e that the new policy shows",
+        "Saito & Joachims 2022", lambda c, _: [(_column(c.embedding) * c.r, None)],
+        family="embedding", needs=("embedding",),
+    ),
+    Estimator(
+        "offcem", "mean(v + p_new(c|x) / p_log(c|x) (r - q))",
+        "within a cluster c of actions the model ranks rightly; the log shows every cluster that the new policy shows",
+        "Saito, Ren & Joachims 2023", lambda c, _: _corrected(c, _column(c.embedding)),
+        family="embedding", needs=("embedding", "q", "v"),
+    ),
+    Estimator(
+        "lope", "mean(v + p_new(s|x) / p_log(s|x) (r - q))",
+        "given context and short-term outcome s, what is left of the action's effect is in the model q",
+        "Saito et al. 2024", lambda c, _: _corrected(c, _column(c.surrogate)),
+        family="surrogate", needs=("surrogate", "q", "v"),
+    ),
+    Estimator(
+        "surrogate", "mean(w g(x, s)); w = 1 in an experiment of the new policy",
+        "an action acts on the long term only through the short-term outcome s (surrogacy)",
+        "Athey, Chetty, Imbens & Kang 2019", lambda c, _: [(c.w * _column(c.index), None)], needs=("index",),
+    ),
+    Estimator(
+        "independent", "mean(sum_l w_l r_l), w_l of position l alone",
+        "a position's outcome depends on its own item only",
+        "Li et al. 2018, item-position model", _independent, family="positions",
+        needs=("positions", "position_reward"),
+    ),
+    Estimator(
+        "rips", "mean(sum_l w_1:l r_l), w_1:l of the first l items",
+        "a position's outcome depends on the items down to it (cascade)",
+        "McInerney et al. 2020", _rips, family="prefixes", needs=("prefixes", "position_reward"),
+    ),
+    Estimator(
+        "cascade_dr", "mean(sum_l w_1:l (r_l - q_l) + w_1:l-1 v_l)",
+        "a position's outcome depends on the items down to it (cascade), or the models q_l are right",
+        "Kiyohara et al. 2022", _cascade, family="prefixes",
+        needs=("prefixes", "position_reward", "position_q", "position_v"),
+    ),
+    Estimator(
+        "pi", "mean(W r), W = 1 + sum_l (w_l - 1)",
+        "the outcome is a sum of effects of single positions; logging drew positions nearly independently",
+        "Swaminathan et al. 2017 (pseudo-inverse)", lambda c, _: [(_column(c.additive) * c.r, None)],
+        family="additive", needs=("positions",),
+    ),
+    Estimator(
+        "sn_pi", "sum(W r) / sum(W), W = 1 + sum_l (w_l - 1)",
+        "the outcome is a sum of effects of single positions; logging drew positions nearly independently",
+        "Swaminathan et al. 2017 (pseudo-inverse), self-normalised",
+        lambda c, _: [(_column(c.additive) * c.r, _column(c.additive))], family="additive", needs=("positions",),
+    ),
+    Estimator(
+        "pi_dr", "mean(v + W (r - q)), W = 1 + sum_l (w_l - 1)",
+        "what the model leaves of the outcome is a sum of effects of single positions; logging drew positions nearly "
+        "independently",
+        "Vlassis et al. 2021 (pseudo-inverse with a control variate)",
+        lambda c, _: _corrected(c, _column(c.additive)), family="additive", needs=("positions", "q", "v"),
+    ),
+)  # fmt: skip
+ESTIMATORS: Mapping[str, Estimator] = MappingProxyType({estimator.name: estimator for estimator in ALL})
+
+
+def estimator_named(name: str) -> Estimator:
+    """The estimator of that name; raises InputError listing those there are."""
+    if name not in ESTIMATORS:
+        raise InputError(f"estimator {name!r} is not known; choose among {', '.join(ESTIMATORS)}")
+    return ESTIMATORS[name]
+
+
+def point_and_influence(name: str, columns: Columns, parameter: float | None = None) -> tuple[float, Floats]:
     """Value of the named estimator and its influence values (n,), without any verdict on support.
 
-    Raises InputError for an unknown estimator and for one that needs q and v where there are none.
+    parameter: of an estimator that has one; its untuned default otherwise. Raises InputError for an unknown estimator
+    and for columns that it needs and that are not there.
     """
-    w, r = columns.w, columns.r
-    if estimator == "ips":
-        return mean_of(w * r)
-    if estimator == "clipped":
-        return mean_of(np.minimum(w, np.sqrt(w.size) if clip is None else clip) * r)
-    if estimator == "snips":
-        return self_normalised(w, r)
-    if estimator not in ("dm", "dr", "sndr"):
-        raise InputError(f"estimator {estimator!r} is not known; choose among ips, snips, clipped, dm, dr, sndr")
-    if columns.q is None or columns.v is None:
-        raise InputError(f"estimator {estimator}: needs the modelled rewards q and v; give both or leave it out")
-    q, v = columns.q, columns.v
-    if estimator == "dm":
-        return mean_of(v)
-    if estimator == "dr":
-        return mean_of(v + w * (r - q))
-    base, base_influence = mean_of(v)
-    correction, correction_influence = self_normalised(w, r - q)
-    return base + correction, base_influence + correction_influence
-
-
-def off_policy_value(rounds: LoggedRounds, settings: OffPolicySettings) -> OffPolicyValue:
-    """Every estimator's value of the new policy on these rounds, or the reason why the log cannot say.
-
-    Estimators that need q and v are left out where there are none. Raises InputError on columns of different
-    lengths, NaN or infinite values, log-probabilities above zero, and rounds of a single user.
-    """
-    n = np.asarray(rounds.reward).size
-    reward = finite(rounds.reward, "reward")
-    codes, users = cluster_codes(rounds.user, n)
-    mean, influence = mean_of(reward)
-    on_log = from_influence(mean, influence, codes, users)
-    logging = Estimate(on_log.value, on_log.lo, on_log.hi, float(n), 0.0, 0.0, 0.0)
-    modelled = rounds.q is not None and rounds.v is not None
-    names = [name for name in settings.estimators if modelled or name not in ("dm", "dr", "sndr")]
-
-    if rounds.log_p_log is None or bool(np.isnan(np.asarray(rounds.log_p_log)).all()):
-        support = without_propensities(n, users)
-    else:
-        columns = checked_columns(rounds)
-        outside = None if rounds.off_support is None else of_length(rounds.off_support, "off_support", n)
-        support = assess(columns.w, codes, users, settings.support, outside)
-    if support.refused is not None:
-        none = Estimate(None, None, None, support.ess, refused=support.refused)
-        return OffPolicyValue(dict.fromkeys(names, none), support, logging)
-
-    estimates = {}
-    for name in names:
-        value, value_influence = point_and_influence(name, columns, settings.clip)
-        interval = from_influence(value, value_influence, codes, users)
-        paired = from_influence(value - mean, value_influence - influence, codes, users)
-        estimates[name] = Estimate(value, interval.lo, interval.hi, support.ess, paired.value, paired.lo, paired.hi)
-    return OffPolicyValue(estimates, support, logging)
-
-
-def checked_columns(rounds: LoggedRounds) -> Columns:
-    """Weights and rewards of rounds with propensities; raises InputError naming the column and the first bad row."""
-    n = np.asarray(rounds.reward).size
-    log_p_log = log_probabilities(rounds.log_p_log, "log_p_log", n)
-    log_p_new = log_probabilities(rounds.log_p_new, "log_p_new", n)
-    never = np.flatnonzero(np.isneginf(log_p_log))
-    if never.size:
-        raise InputError(f"log_p_log: propensity 0 in row {never[0]}; a slate that was shown had a propensity above 0")
-    with np.errstate(over="ignore"):
-        weights = np.exp(log_p_new - log_p_log)
-    infinite = np.flatnonzero(np.isinf(weights))
-    if infinite.size:
-        raise InputError(
-            f"weights: overflow in row {infinite[0]} (log-probabilities {log_p_new[infinite[0]]:.1f} and "
-            f"{log_p_log[infinite[0]]:.1f}); are both of the whole slate?"
-        )
-    return Columns(
-        w=weights,
-        r=of_length(rounds.reward, "reward", n),
-        q=None if rounds.q is None else of_length(rounds.q, "q", n),
-        v=None if rounds.v is None else of_length(rounds.v, "v", n),
-    )
-
-
-def log_probabilities(values: NDArray[np.floating] | None, name: str, rows: int) -> Floats:
-    """Float64 log-probabilities (n,) in [-inf, 0]; raises InputError otherwise."""
-    if values is None:
-        raise InputError(f"{name}: missing; give one log-probability per row")
-    array = np.asarray(values, dtype=np.float64)
-    if array.shape != (rows,):
-        raise InputError(f"{name}: shape {array.shape} for {rows} rewards; give one log-probability per row")
-    wrong = np.flatnonzero(~(array <= LOG_PROBABILITY_SLACK))  # also NaN
-    if wrong.size:
-        raise InputError(
-            f"{name}: {array[wrong[0]]} in row {wrong[0]} is no log-probability; "
-            "propensities must lie in (0, 1] and be known in every row or in none"
-        )
-    return np.minimum(array, 0.0)
-
-
-def of_length(values: NDArray[np.floating], name: str, rows: int) -> Floats:
-    """`values` as finite float64 (n,), n = rows; raises InputError otherwise."""
-    array = finite(values, name)
-    if array.size != rows:
-        raise InputError(f"{name}: {array.size} values for {rows} rewards; columns must have the same length")
-    return array
-
-
-def mean_of(terms: Floats) -> tuple[float, Floats]:
-    """Mean of terms (n,) and its influence values."""
-    value = float(terms.mean())
-    return value, terms - value
-
-
-def self_normalised(w: Floats, r: Floats) -> tuple[float, Floats]:
-    """sum(w r) / sum(w) and its influence w (r - value) / mean(w); zero weights everywhere raise InputError."""
-    total = float(w.mean())
-    if total == 0.0:
-        raise InputError("weights: all zero; the new policy never shows a logged slate, so nothing can be normalised")
-    value = float((w * r).mean()) / total
-    return value, w * (r - value) / total
+    estimator = estimator_named(name)
+    if not columns.has(estimator.needs):
+        lacking = ", ".join(need for need in estimator.needs if getattr(columns, need) is None)
+        raise InputError(f"estimator {name}: needs the columns {', '.join(estimator.needs)}; {lacking} is missing")
+    n = columns.r.size
+    ratios = estimator.terms(columns, estimator.default(n) if parameter is None else parameter)
+    sums = np.stack([part for top, bottom in ratios for part in (top, np.ones(n) if bottom is None else bottom)], 1)
+    value, influence = ratios_of_sums(sums)
+    return value, influence * n

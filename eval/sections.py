@@ -6,8 +6,8 @@ What a policy may have learned from ends at the run's cut; everything here that 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -19,12 +19,13 @@ from rich.progress import Progress
 from scipy.stats import spearmanr
 
 from data.catalog import Catalog
-from data.histories import Decisions, Histories, contexts
+from data.histories import Contexts, Decisions, Histories, contexts
 from data.outcomes import matured_at, read_outcomes
 from data.schema import ACTIONS
 from data.world import PRESETS, World, burned_in
-from eval.estimators import LoggedRounds, OffPolicySettings, OffPolicyValue, off_policy_value
+from eval.diagnostics import Check, placebo
 from eval.exposure import of_slates
+from eval.off_policy import OffPolicySettings, OffPolicyValue, off_policy_value
 from eval.ranking import RankingSettings, evaluate_ranking, floors, next_item_targets
 from eval.report.inputs import (
     ExposureSection,
@@ -37,26 +38,34 @@ from eval.report.inputs import (
     ShownItem,
 )
 from eval.rollout import Rollout, RolloutSettings, play
-from policy.agent import LanguageModelPolicy, slate_log_probs, top_items
+from eval.rounds import LoggedRounds
+from eval.slates import logged_by, plackett_luce_positions, plackett_luce_prefixes
+from policy.agent import LanguageModelPolicy, position_log_probs, slate_log_probs, top_items
 from policy.checkpoint import Speaker
 from rewards.model import RewardModel
 
 FRESH_LISTENERS = 1_000_003  # added to a world's seed: people the log has never seen
 BURN_IN_DAYS = 28
 FEWEST_ROUNDS = 100
+POSITION_SAMPLES = 2  # slates drawn per decision for the probability of an item at a position
 OBJECTIVE_LABELS = ("active_days_28", "habit_28", "returned_7d", "active_days_7", "returned_1d")
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What a run offers for judgement. cut: us since 1970. speakers: policy name -> trained policy."""
+    """What a run offers for judgement. cut: us since 1970. speakers: policy name -> trained policy.
+
+    logging: Plackett-Luce scores (B, catalog) of the policy that wrote the log, where it can still be asked. A log has
+    the probability of whole slates only; slate estimators need that of each position.
+    """
 
     catalog: Catalog
     histories: Histories
     decisions: Decisions
     cut: int
     speakers: Mapping[str, Speaker]
+    logging: Callable[[Contexts], NDArray[np.floating]] | None = None
 
     def later(self, most: int, seed: int) -> NDArray[np.int64]:
         """At most `most` decisions after the cut that have a history, by rows, in order."""
@@ -144,7 +153,8 @@ def off_policy_section(
 
     It is of the first of `labels` whose window closed within the log for at least FEWEST_ROUNDS of them; None without.
 
-    q is the reward model's expectation for the logged slate, v its mean over four slates drawn from the policy.
+    q is the reward model's expectation for the logged slate, v its mean over four slates drawn from the policy. Where
+    whole slates support no value and the logging policy can be asked, single positions are (`pi`, `pi_dr`).
     """
     later = judged.later(len(judged.decisions), seed)
     for label in (name for name in labels if name in reward.labels):
@@ -162,11 +172,15 @@ def off_policy_section(
     logged = torch.from_numpy(decisions.slate.astype(np.int64))[:, None]
     q = base + reward.advantage(states, logged).mean[:, 0, column].numpy()
     values: dict[str, OffPolicyValue] = {}
+    checks: dict[str, list[Check]] = {}
+    # How much a listener had done before: no slate can have changed it.
+    before = {"interactions before the decision": np.log1p(decisions.start - judged.histories.offsets[decisions.user])}
     settings = OffPolicySettings()
     user, truth = decisions.user, known_label[rows]
     on_log = LoggedRounds(decisions.log_propensity, decisions.log_propensity, truth, user, q, q)
     values["logging"] = off_policy_value(on_log, settings)
     organic = bool(np.isnan(decisions.log_propensity).all())
+    positions = None if organic else _logged_positions(judged, decisions, seed)
     for name, spoken in judged.speakers.items():
         known = contexts(judged.histories, decisions, spoken.settings.history_length)
         if organic:  # without propensities every value is refused, whatever the policy's own probabilities are
@@ -174,10 +188,28 @@ def off_policy_section(
         else:
             log_p = slate_log_probs(spoken, known, decisions.slate)
             v = base + _expected(spoken, judged, decisions, reward, states, column, seed)
-        values[name] = off_policy_value(
-            LoggedRounds(decisions.log_propensity, np.minimum(log_p, 0.0), truth, user, q, v), settings
-        )
-    return OffPolicySection(reward=label, values=values)
+        found = LoggedRounds(decisions.log_propensity, np.minimum(log_p, 0.0), truth, user, q, v)
+        values[name] = off_policy_value(found, settings)
+        if values[name].support.refused is None:
+            checks[name] = placebo(found, before)
+        elif positions is not None:  # whole slates say nothing: do their positions?
+            generator = torch.Generator().manual_seed(seed)
+            new = position_log_probs(spoken, known, decisions.slate, POSITION_SAMPLES, generator)
+            by_position = replace(found, position_log=positions, position_new=np.minimum(new, 0.0))
+            values[name] = off_policy_value(by_position, settings)
+    return OffPolicySection(label, values, checks)
+
+
+def _logged_positions(judged: Judged, decisions: Decisions, seed: int) -> NDArray[np.float64] | None:
+    """Log-probabilities (B, K) of logged items at their positions; None where the logging policy cannot be asked.
+
+    Raises InputError where what it says now is not what it said when it wrote the log.
+    """
+    if judged.logging is None:
+        return None
+    scores = judged.logging(contexts(judged.histories, decisions))
+    logged_by(plackett_luce_prefixes(scores, decisions.slate), decisions.log_propensity)
+    return plackett_luce_positions(scores, decisions.slate, np.random.default_rng(seed))
 
 
 def listener_slates(judged: Judged, count: int, seed: int, length: int = 6) -> list[ListenerSlates]:

@@ -8,14 +8,16 @@ and `refused` says why, and which exploration would be needed to answer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.intervals import Floats, from_influence
+from eval.intervals import Floats, Interval, from_shares
+from eval.weights import EXPLORATION_SHARES, WeightTally, effective
 
-EXPLORATION_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+LEAST_CLUSTERING = 0.1  # rounds of one user are never taken to be worth less than a tenth of as many users' rounds
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Support:
     ess: effective rounds (sum w)^2 / sum w^2 (Kish 1965). ess_users: the same over users' summed weights, so that equal
     weights and equally many rounds a user give the number of users. off_support: share of the new
     policy's mass where the logging policy never goes. max_weight_share: share of all weight on the heaviest round.
+    pareto_k: shape of the weights' tail; above .7 their spread is dominated by rounds that have not come yet.
+    exploration: share of decisions served with the new policy -> users then needed for enough effective ones.
     """
 
     rounds: int
@@ -46,15 +50,8 @@ class Support:
     off_support: float | None
     max_weight_share: float | None
     refused: str | None
-
-
-def effective(weights: Floats) -> float:
-    """Kish's effective sample size (sum w)^2 / sum w^2; zero when all weights are zero."""
-    peak = float(weights.max(initial=0.0))
-    if peak == 0.0:
-        return 0.0
-    scaled = weights / peak  # so that squares of large weights cannot overflow
-    return float(scaled.sum() ** 2 / np.square(scaled).sum())
+    pareto_k: float | None = None
+    exploration: Mapping[str, float] = field(default_factory=dict)
 
 
 def without_propensities(rounds: int, users: int) -> Support:
@@ -74,21 +71,30 @@ def assess(
     settings: SupportSettings,
     off_support: Floats | None = None,
 ) -> Support:
-    """Diagnostics and verdict for weights (n,) of rounds whose users are codes (n,) in [0, users).
+    """Diagnostics and verdict for weights (n,) of rounds whose users are codes (n,) in [0, users), all in memory."""
+    tally = WeightTally()
+    tally.add(weights)
+    per_user = np.bincount(codes, weights=weights, minlength=users).astype(np.float64)
+    counts = np.bincount(codes, minlength=users).astype(np.float64)
+    return verdict(tally, per_user, counts, settings, None if off_support is None else float(off_support.mean()))
 
-    off_support (n,): per round, the new policy's mass on slates that logging would never show, where the caller can
+
+def verdict(
+    tally: WeightTally, per_user: Floats, counts: Floats, settings: SupportSettings, off_support: float | None = None
+) -> Support:
+    """Diagnostics and verdict from a tally of the weights, each user's sum of them (U,) and number of rounds (U,).
+
+    off_support: the new policy's mean mass on slates that logging would never show, where the caller can
     compute it (known logging policy). Otherwise it is estimated by 1 - mean(w), since E_log[w] is the new policy's
     mass on the log's support, and counts as excessive when its one-sided 95% lower bound does.
     """
-    per_user = np.bincount(codes, weights=weights, minlength=users).astype(np.float64)
-    ess, ess_users = effective(weights), effective(per_user)
-    mean = from_influence(float(weights.mean()), weights - weights.mean(), codes, users)
+    users, ess, ess_users = per_user.size, tally.effective, effective(per_user)
+    mean = mean_weight(per_user, counts)
     if off_support is None:
         outside = max(0.0, 1.0 - mean.value)
         outside_at_least = max(0.0, outside - 1.645 * mean.se)
     else:
-        outside = outside_at_least = float(off_support.mean())
-    total = float(weights.sum())
+        outside = outside_at_least = off_support
     reasons = []
     if ess_users < settings.min_effective_users:
         reasons.append(
@@ -98,43 +104,60 @@ def assess(
         reasons.append(f"mean weight {mean.value:.3g} where 1 is due (standard error {mean.se:.2g})")
     if outside_at_least > settings.max_off_support:
         reasons.append(f"{outside:.0%} of the new policy's choices are slates this log never shows")
+    needed = users_needed(tally, users, ess_users, outside, settings.min_effective_users)
     refused = None
     if reasons:
-        needed = exploration_needed(weights, users, ess, ess_users, outside, settings)
-        refused = f"not supported by this log: {'; '.join(reasons)}. Needed: {needed}"
+        refused = f"not supported by this log: {'; '.join(reasons)}. Needed: {exploration_words(needed, users)}"
     return Support(
-        rounds=weights.size,
+        rounds=tally.rounds,
         users=users,
         ess=ess,
         ess_users=ess_users,
         mean_weight=mean.value,
         mean_weight_se=mean.se,
         off_support=outside,
-        max_weight_share=float(weights.max() / total) if total > 0 else None,
+        max_weight_share=tally.heaviest_share,
         refused=refused,
+        pareto_k=tally.pareto_k,
+        exploration={f"{share:g}": float(np.ceil(count)) for share, count in needed.items()},
     )
 
 
-def exploration_needed(
-    weights: Floats, users: int, ess: float, ess_users: float, outside: float, settings: SupportSettings
-) -> str:
-    """In words, the share of decisions to serve with the new policy so that a log of this length would support it.
+def mean_weight(per_user: Floats, counts: Floats) -> Interval:
+    """Mean weight with an interval by user; 1 is due."""
+    rounds = float(counts.sum())
+    mean = float(per_user.sum()) / rounds
+    return from_shares(mean, (per_user - mean * counts) / rounds)
+
+
+def users_needed(tally: WeightTally, users: int, ess_users: float, outside: float, wanted: float) -> dict[float, float]:
+    """Share of decisions to serve with the new policy -> users of a log like this one for `wanted` effective ones.
 
     Mixing a share e of the new policy into logging turns w into w' = w / (1 - e + e w) <= 1 / e, and the effective
-    share of rounds into 1 / E_new[w'], E_new[w'] = E_log[w w'] + (mass off support) / e. The smallest share on a
-    grid that gives enough effective users is named, keeping the design effect of rounds that share a user.
+    share of rounds into 1 / E_new[w'], E_new[w'] = E_log[w w'] + (mass off support) / e. The design effect of rounds
+    that share a user is taken to stay.
     """
-    wanted = settings.min_effective_users
-    clustering = min(1.0, ess_users / users / max(ess / weights.size, 1e-12)) if ess > 0 else 1.0
-    for share in EXPLORATION_SHARES:
-        mixed = weights / (1.0 - share + share * weights)
-        second_moment = min(float(np.mean(weights * mixed)) + outside / share, 1.0 / share)
-        if users / second_moment * max(clustering, 0.1) >= wanted:
-            return (
-                f"serve about {100 * share:g}% of decisions with the new policy, drawn at random with probabilities "
-                f"logged, over a log as long as this one ({users:,} users)"
-            )
-    return (
-        f"a longer log: even with every decision served by the new policy, {users:,} users fall short of the "
-        f"{wanted:.0f} effective users wanted"
+    ess = tally.effective
+    clustering = min(1.0, ess_users / users / max(ess / tally.rounds, 1e-12)) if ess > 0 else 1.0
+    found = {}
+    for share, mixed in zip(EXPLORATION_SHARES, tally.mixed.tolist(), strict=True):
+        second_moment = min(mixed / tally.rounds + outside / share, 1.0 / share)
+        found[share] = wanted * max(second_moment, 1.0) / max(clustering, LEAST_CLUSTERING)
+    return found
+
+
+def exploration_words(needed: Mapping[float, float], users: int) -> str:
+    """The smallest share that a log of `users` users would support, and what a longer log would get by with."""
+    enough = [share for share, count in needed.items() if count <= users]
+    if not enough:
+        return (
+            f"a longer log: even with every decision served by the new policy it takes about {needed[1.0]:,.0f} users, "
+            f"and {users:,} users fall short of that; with 10% of them, about {needed[0.1]:,.0f}"
+        )
+    share = enough[0]
+    words = (
+        f"serve about {100 * share:g}% of decisions with the new policy, drawn at random with probabilities "
+        f"logged, over a log as long as this one ({users:,} users)"
     )
+    smaller = [other for other in needed if other <= share / 2]
+    return f"{words}; or {100 * smaller[-1]:g}% over about {needed[smaller[-1]]:,.0f} users" if smaller else words

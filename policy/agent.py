@@ -65,6 +65,51 @@ def slate_log_probs(spoken: Speaker, contexts: Contexts, slates: NDArray[np.int3
 
 
 @torch.no_grad()
+def position_log_probs(
+    spoken: Speaker, contexts: Contexts, slates: NDArray[np.int32], samples: int, generator: torch.Generator
+) -> NDArray[np.float64]:
+    """Log-probability (B, K) under the policy that a logged item stands at its position, whatever stands elsewhere.
+
+    A mean over `samples` slates drawn from the policy: given what stands before the position in a drawn slate, the
+    policy says how likely the logged item is there; zero where it already stands before. Unbiased for the probability
+    at any number of samples, and noisy at few.
+    """
+    size, levels, results = slates.shape[1], spoken.grammar.trie.levels, []
+    few = BATCH // 8  # every drawn slate is read once a position
+    for start in range(0, len(slates), few):
+        rows = np.arange(start, min(start + few, len(slates)))
+        ((ids, mask),) = prompts(spoken, contexts.take(rows))
+        logged = torch.from_numpy(slates[rows].astype(np.int64)).to(ids.device)  # (b, K)
+        drawn = spoken.legal.draw(ids, mask, samples=samples, generator=generator).tokens.flatten(0, 1)
+        moves, items = spoken.grammar.decode(drawn)  # (b samples,), (b samples, K)
+        wanted = logged.repeat_interleave(samples, 0)
+        tried, before = with_item_at(items, wanted)
+        flat = spoken.grammar.encode(moves.repeat_interleave(size), tried.flatten(0, 1))
+        tokens = spoken.legal.token_log_probs(ids, mask, flat.view(len(ids), samples * size, -1).to(ids.device))
+        of_items = tokens[..., 1:].reshape(-1, size, size, levels).sum(-1)  # (b samples, K tried, K positions)
+        at = of_items.diagonal(dim1=1, dim2=2).masked_fill(before, -torch.inf)
+        results.append(at.view(len(ids), samples, size).double().logsumexp(1) - np.log(samples))
+    found: NDArray[np.float64] = torch.cat(results).cpu().numpy()
+    return found
+
+
+def with_item_at(items: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Slates (B, K, K): row l is `items` (B, K) with wanted[:, l] at position l; and whether it stood before l, (B, K).
+
+    Where it stands later the two change places, so that no item is there twice; where before, the slate is left alone.
+    """
+    size = items.shape[1]
+    same = items[:, None, :] == wanted[:, :, None]  # (B, l, position)
+    place = torch.arange(size, device=items.device)
+    before = (same & (place[None, None] < place[None, :, None])).any(2)
+    tried = items[:, None, :].expand(-1, size, -1)
+    swapped = torch.where(same, items[:, :, None], tried)  # what stood at l goes where the wanted one was
+    here = torch.eye(size, dtype=torch.bool, device=items.device)[None]
+    placed = torch.where(here, wanted[:, :, None], swapped)
+    return torch.where(before[..., None], tried, placed), before
+
+
+@torch.no_grad()
 def top_items(spoken: Speaker, contexts: Contexts, count: int, beams: int = 16) -> NDArray[np.int32]:
     """The policy's `count` likeliest first items per context, by constrained beam search: (B, count) catalog rows.
 

@@ -122,6 +122,12 @@ class LegalSlateModel(PreTrainedModel):
 
         input_ids, attention_mask: (B, S) left padded, ending with `<slate>`. completions: (B, M, T). Returns (B, M).
         """
+        return self.token_log_probs(input_ids, attention_mask, completions, temperature).sum(-1)
+
+    def token_log_probs(
+        self, input_ids: Tensor, attention_mask: Tensor, completions: Tensor, temperature: float = 1.0
+    ) -> Tensor:
+        """As `completion_log_probs`, each token's given those before it: (B, M, T)."""
         batch, many, length = completions.shape
         branches = Branches(self.trunk(), input_ids, attention_mask)
         first = branches.hidden[:, :, None].expand(-1, many, -1, -1)  # (B, M, 1, H)
@@ -130,7 +136,7 @@ class LegalSlateModel(PreTrainedModel):
         legal = self.grammar.legal_all(completions.flatten(0, 1)).view(batch, many, length, -1)
         log_probs = logits.masked_fill(~legal, ILLEGAL).log_softmax(-1)
         chosen = (completions - self.grammar.vocabulary.first)[..., None]
-        return log_probs.gather(-1, chosen).squeeze(-1).sum(-1)
+        return log_probs.gather(-1, chosen).squeeze(-1)
 
     @torch.no_grad()
     def draw(

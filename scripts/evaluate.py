@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 from trl import TrlParser
@@ -23,6 +25,8 @@ from trl import TrlParser
 from data.artifacts import build, fingerprint, manifest
 from data.catalog import QUALITY, Catalog
 from data.errors import InputError, exit_on_input_error
+from data.histories import Contexts
+from data.world import PRESETS, LoggingPolicy, World
 from eval.habit import habit_section
 from eval.report import make_report
 from eval.report.inputs import Comparison, IdLevel, Missing, ReportInputs, WorldSection
@@ -116,7 +120,8 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
     origin = manifest(run.folder / "logs")
     world = origin["config"].get("world")
     clock, seed = Clock(), args.eval_seed
-    judged = Judged(run.catalog, run.histories, run.decisions, run.cut, speakers(run.folder, run.catalog))
+    logging = None if world is None else logging_scores(world, origin["seed"])
+    judged = Judged(run.catalog, run.histories, run.decisions, run.cut, speakers(run.folder, run.catalog), logging)
     rollout, others = None, None
     other = Path(args.compare) if args.compare else None
     with Progress(console=Console(stderr=True)) as progress:
@@ -165,6 +170,13 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
         manifest={"logs": {key: origin[key] for key in ("config", "seed")}, "packages": origin["packages"]},
     )
     make_report(inputs, folder)
+
+
+def logging_scores(world: str, seed: int) -> Callable[[Contexts], NDArray[np.floating]]:
+    """Asks the policy that wrote a world's log again; it scores what a product knows, no hidden state."""
+    return LoggingPolicy(
+        World(PRESETS[world].with_listeners(2), seed).items, PRESETS[world].logging, PRESETS[world].dynamics.slate_size
+    ).scores
 
 
 def stage_seconds(run: Path) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from eval.estimators import ESTIMATORS
 from eval.report.metrics import interval, is_candidate, metric, number, percent, policy_style, written
 
 HEADLINE = "active_days_28"
@@ -158,7 +159,8 @@ def of_off_policy(report: Report, name: str, found: Report) -> Answer:
         point(
             "Why believe it",
             f"{found['estimator']} on logged slates with known probabilities, {number(round(found['ess']))} effective "
-            "rounds, intervals clustered by listener. Run an experiment before you trust it with everybody.",
+            f"rounds, intervals clustered by listener. It takes for granted that {found['assumption']}. Run an "
+            "experiment before you trust it with everybody.",
         ),
     ]
     return {"headline": headline, "verdict": verdict, "policy": name, "points": points}
@@ -212,11 +214,14 @@ def of_log(report: Report) -> Answer:
 
 
 def first_supported(estimates: Report) -> Report | None:
-    """The estimate to quote: doubly robust where there is a model, else self-normalised, else plain."""
-    for name in ("sndr", "dr", "snips", "clipped", "ips"):
+    """The estimate to quote: doubly robust where there is a model, else self-normalised, else plain.
+
+    Slate estimators come last: they answer where whole slates cannot, on an assumption that the answer then names.
+    """
+    for name in ("sndr", "dr", "snips", "clipped", "ips", "pi_dr", "sn_pi", "pi"):
         found = estimates.get(name)
         if found and found["value"] is not None and found["diff_lo"] is not None:
-            return {**found, "estimator": name.upper()}
+            return {**found, "estimator": name.upper(), "assumption": ESTIMATORS[name].assumption}
     return None
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from eval.estimators import OffPolicyValue
+from eval.diagnostics import Check
 from eval.intervals import Interval
+from eval.off_policy import OffPolicyValue
 from eval.ranking import RankingResult
 from eval.rollout import Rollout
 from eval.survival import SurvivalCurve
@@ -59,10 +60,14 @@ class RewardSection:
 
 @dataclass(frozen=True)
 class OffPolicySection:
-    """Off-policy values by policy; `reward` is the label, or words for the outcome, that is being valued."""
+    """Off-policy values by policy; `reward` is the label, or words for the outcome, that is being valued.
+
+    checks: by policy, numbers whose true value is known (eval/diagnostics.py), where the log supports a value.
+    """
 
     reward: str
     values: Mapping[str, OffPolicyValue]
+    checks: Mapping[str, Sequence[Check]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Paths that other programs may rely on:
     world.paired_vs_sft.<name>.<metric>.{diff, lo, hi}     (several seeds add seeds_lo, seeds_hi, by_seed)
     world.gap_closed.<name>.{share, lo, hi}
     rewards.heads.<label>.{auc or c_index, baseline, ece}
-    ope.<policy>.<estimator>.{value, lo, hi, ess, refused}
+    ope.<policy>.<estimator>.{value, lo, hi, ess, refused}      ope_about.{support, by_weights, checks, estimators}
     ranking.<policy>.{hr@10, ndcg@10}                      (and hr@10_lo, hr@10_hi, ...)
     comparison.paired.<name>.<metric>.{diff, lo, hi}       this run less another one, on the same listeners
     semantic_ids[].{level, size, used, perplexity, share, random}
@@ -20,7 +20,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from eval.estimators import OffPolicyValue
+from eval.estimators import ESTIMATORS
+from eval.off_policy import OffPolicyValue
 from eval.ranking import RankingResult
 from eval.report.answer import answer
 from eval.report.compare import comparison_rows
@@ -54,6 +55,16 @@ def report_numbers(inputs: ReportInputs) -> Json:
             "reward": inputs.off_policy.reward,
             "support": {policy: asdict(value.support) for policy, value in values.items()},
             "logging": {policy: asdict(value.logging) for policy, value in values.items()},
+            "by_weights": {
+                policy: {family: asdict(support) for family, support in value.supports.items() if family != "slate"}
+                for policy, value in values.items()
+            },
+            "checks": {policy: [asdict(check) for check in made] for policy, made in inputs.off_policy.checks.items()},
+            "estimators": {
+                name: {"formula": known.formula, "assumption": known.assumption, "paper": known.paper}
+                for name, known in ESTIMATORS.items()
+                if any(name in value.estimates for value in values.values())
+            },
         }
     if inputs.ranking is not None:
         report["ranking"] = {name: ranking_json(result) for name, result in inputs.ranking.results.items()}

@@ -55,15 +55,29 @@ def render(report: Report) -> str:
         metrics=shown_metrics(report),
         habit_measures=MEASURES,
         refusals=refusals(report),
+        weights_words=WEIGHTS_WORDS,
         changes=changes(report),
     )
 
 
+WEIGHTS_WORDS = {
+    "additive": "by single positions",
+    "positions": "by single positions",
+    "prefixes": "by the first items",
+    "embedding": "by clusters of actions",
+    "surrogate": "by short-term outcomes",
+}
+
+
 def refusals(report: Report) -> list[tuple[str, list[str]]]:
-    """(reason, policies refused for it); a log without propensities says so once, not once a policy."""
+    """(reason, policies refused for it); a log without propensities says so once, not once a policy.
+
+    A policy of which whole slates say nothing but single positions do has a value, on a stronger assumption.
+    """
     reasons: dict[str, list[str]] = {}
     for policy, support in report.get("ope_about", {}).get("support", {}).items():
-        if support["refused"]:
+        answered = any(estimate["value"] is not None for estimate in report["ope"][policy].values())
+        if support["refused"] and not answered:
             reasons.setdefault(support["refused"], []).append(policy)
     return list(reasons.items())
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eval.estimators import LoggedRounds, OffPolicySettings, off_policy_value
 from eval.exposure import of_slates
 from eval.intervals import Interval
+from eval.off_policy import OffPolicySettings, off_policy_value
 from eval.ranking import RankingResult
 from eval.report.inputs import (
     ExposureSection,
@@ -27,6 +27,7 @@ from eval.report.inputs import (
     WorldSection,
 )
 from eval.rollout import Rollout
+from eval.rounds import LoggedRounds
 from eval.survival import kaplan_meier
 
 # policy -> (gain in active days, gain in plays a session) over logging

@@ -11,16 +11,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 
 from data.errors import InputError
-from eval.estimators import (
-    Columns,
-    LoggedRounds,
-    OffPolicySettings,
-    checked_columns,
-    off_policy_value,
-    point_and_influence,
-)
+from eval.estimators import point_and_influence
 from eval.intervals import cluster_codes, from_influence
-from eval.support import effective
+from eval.off_policy import OffPolicySettings, off_policy_value
+from eval.rounds import Columns, LoggedRounds, checked_columns
+from eval.weights import effective
 
 ALL = ("ips", "snips", "clipped", "dm", "dr", "sndr")
 
@@ -95,6 +90,8 @@ def test_open_bandit_sample_gives_the_published_values(real_logs: Path) -> None:
     assert values["snips"] == pytest.approx(0.00479, abs=1.5e-5)
     # Which click model stands behind DR moves its last digit (.00473 to .00483 over a dozen plain ones).
     assert values["dr"] == pytest.approx(0.00478, abs=5e-5)
+    # The published DRos is that of the pipeline's default shrinkage, all the way to the model.
+    assert point_and_influence("dros", columns, 1e-9)[0] == pytest.approx(0.00376, abs=5e-5)
     assert effective(columns.w) == pytest.approx(1641, rel=0.01)
     result = off_policy_value(rounds, OffPolicySettings())
     own_mean = 0.0042  # the target policy's click rate on its own log

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from eval.estimators import LoggedRounds, OffPolicySettings, off_policy_value
+from eval.off_policy import OffPolicySettings, off_policy_value
+from eval.rounds import LoggedRounds
 from eval.support import SupportSettings, assess
 
 

@@ -9,7 +9,7 @@ from peft import get_peft_model
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from data.histories import Contexts
-from policy.agent import LanguageModelPolicy, slate_log_probs, top_items
+from policy.agent import LanguageModelPolicy, position_log_probs, slate_log_probs, top_items
 from policy.checkpoint import PolicySettings, Speaker, load_speaker, save_adapter, save_speaker, speaker
 from policy.language_model import LegalSlateModel, causal_model, completion_positions
 from policy.moves import MOVES
@@ -182,3 +182,18 @@ def test_the_policy_reports_the_probability_it_drew_with(spoken):
     marginal = slate_log_probs(spoken, contexts, slates)
     assert (marginal >= log_p - 1e-4).all()  # the marginal sums over moves, the drawn pair is one of them
     assert set(policy.last_moves) <= set(MOVES)
+
+
+def test_an_items_probability_at_a_position_is_a_sum_over_slates(make_catalog):
+    few = make_speaker(make_catalog(4, level_sizes=(2, 2, 2)), slate_size=2)
+    contexts = make_contexts(4, 3)
+    every = list(itertools.permutations(range(4), 2))
+    p = np.exp([slate_log_probs(few, contexts, np.full((3, 2), slate, np.int32)) for slate in every])  # (12, 3)
+    slates = np.array([[0, 1], [2, 0], [3, 2]], np.int32)
+    exact = [
+        [sum(p[s, row] for s, slate in enumerate(every) if slate[place] == slates[row, place]) for place in range(2)]
+        for row in range(3)
+    ]
+    often = np.repeat(np.arange(3), 250)  # a thousand slates drawn for each context
+    drawn = position_log_probs(few, contexts.take(often), slates[often], 4, torch.Generator().manual_seed(0))
+    assert np.exp(drawn).reshape(3, 250, 2).mean(1) == pytest.approx(np.array(exact), abs=0.03)

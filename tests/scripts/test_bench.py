@@ -7,6 +7,7 @@ import pytest
 
 from scripts.benches.catalog import bench_catalog
 from scripts.benches.measure import Measure
+from scripts.benches.off_policy import bench_off_policy
 from scripts.benches.outcomes import bench_outcomes
 from scripts.benches.trie import bench_trie
 
@@ -54,4 +55,13 @@ def test_an_unknown_bench_is_one_line_and_exit_code_2():
     done = subprocess.run([sys.executable, BENCH, "speed"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.strip() == "error: there is no bench 'speed': choose from outcomes, catalog, trie"
+    assert done.stderr.strip() == "error: there is no bench 'speed': choose from outcomes, catalog, trie, ope"
+
+
+@pytest.mark.nightly
+def test_the_off_policy_bench_agrees_with_its_peer():
+    """Needs a package index, for the peer's environment."""
+    lines = {measure.name: measure for measure in bench_off_policy(20_000, 30, 60, 5_000)}
+    apart = next(measure for name, measure in lines.items() if "largest difference" in name)
+    assert apart.holds
+    assert all(measure.ours > 0 for measure in lines.values() if measure.unit)
