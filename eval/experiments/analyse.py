@@ -26,6 +26,7 @@ class AnalysisSettings:
 class Analysis:
     """Effects by (arm, metric); better, worse: adjusted p-values as in `decide`; checks by arm; verdicts by arm."""
 
+    control: str
     users: Mapping[str, int]
     metrics: tuple[Metric, ...]
     effects: Mapping[Key, Effect]
@@ -39,6 +40,7 @@ class Analysis:
         """arms.<arm>.{decision, reasons, checks, effects.<metric>.{diff, lo, hi, p, p_better, p_worse, ...}}, users."""
         reading = self.settings.reading
         return {
+            "control": self.control,
             "users": dict(self.users),
             "alpha": reading.alpha,
             "planned_users": reading.planned_users,
@@ -84,7 +86,7 @@ def analyse(
         placebo = [_placebo(effects[arm, m.name], settings.quality_alpha) for m in metrics if m.role == "quality"]
         checks[arm] = (ratio, *(check for check in known if check is not None), *placebo)
         verdicts[arm] = decide(metrics, effects, better, worse, checks[arm], arm, reading.alpha)
-    return Analysis(users, tuple(metrics), effects, better, worse, checks, verdicts, settings)
+    return Analysis(sample.control, users, tuple(metrics), effects, better, worse, checks, verdicts, settings)
 
 
 def _placebo(found: Effect, level: float) -> Check:

@@ -3,6 +3,7 @@
 A world lives 28 days to warm up, 28 to be looked back on, and 28 that are the past log the forecast learns from, all
 under the logging policy. Then the same people go on under the logging policy and, from the same evening, under the
 treatment: both lives of everybody are known, so is the true effect, and every draw of the arms is an experiment on it.
+They also live through the treatment ended after k days, which is what a reading on day k can know of.
 
 Read beside each other: the forecast after k days; the proxies that teams use instead (active days, or plays, of the
 first two days, scaled by their slope in the past log); and the finished experiment, which costs 28 days of waiting. All
@@ -11,7 +12,7 @@ have the same covariate from before the experiment.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,8 +21,8 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from data.errors import InputError
-from data.world import PRESETS, World, WorldSettings, burned_in
-from eval.experiments.interim import EarlyDays, GaussianForecast, effect_of
+from data.world import PRESETS, World, burned_in
+from eval.experiments.interim import EarlyDays, GaussianForecast, effect_of, interim_effect
 from eval.intervals import Floats
 from policy.assignment import uniform
 
@@ -36,9 +37,8 @@ class StudySettings:
 
     world: str = "clickbait"
     treatment: str = "oracle"
-    share: float = 1.0  # of sessions that the treatment decides; the others are left to the logging policy
-    listeners: int = 4_000
-    assignments: int = 50
+    listeners: int = 2_000
+    assignments: int = 20
     read_on: tuple[int, ...] = (1, 2, 3, 5, 7, 10, 14, 21, 28)
 
     def __post_init__(self) -> None:
@@ -52,16 +52,22 @@ class StudySettings:
 
 @dataclass(frozen=True)
 class ReadingError:
-    """How one way of reading did over all seeds and draws: bias, standard deviation (within a seed, over draws of the
-    arms) and root mean square error of the effect, the mean of its own standard error, how often its 95% interval held
-    the truth, and how often the interval lay wholly on the true side of zero and wholly on the wrong one."""
+    """How one way of reading did over all seeds and draws of the arms.
+
+    bias: from the true effect of the whole 28 days; bias_if_ended: from that of the treatment ended on the day of
+    reading (None where the reading does not claim it). sd: over draws within a seed. rmse: root mean square error, of
+    the whole effect. se: mean of its own standard error. covered: how often its 95% interval held the true effect;
+    right, wrong: how often it lay wholly on the true side of zero, or on the other (where there is no effect: on
+    either side).
+    """
 
     how: str
     days: int
     bias: float
+    bias_if_ended: float | None
     sd: float
     rmse: float
-    stated_se: float
+    se: float
     covered: float
     right: float
     wrong: float
@@ -80,47 +86,83 @@ class Study:
         return asdict(self)
 
 
+Way = tuple[str, int]
+Line = tuple[float, float, float, float]  # diff, lo, hi, se
+
+
 def study(settings: StudySettings, seeds: Sequence[int], progress: Progress | None = None) -> Study:
     """Run the study over fresh worlds; the same settings and seeds give the same numbers."""
     task = None if progress is None else progress.add_task("experiments", total=len(seeds) * settings.assignments)
-    truths: list[float] = []
-    by_way: dict[tuple[str, int], list[list[tuple[float, float, float]]]] = {}
+    lives, drawn = [], []
     for seed in seeds:
-        control, treatment, before, values = _both_lives(settings, seed)
-        truth = float((treatment[:, :, 0].sum(1) - control[:, :, 0].sum(1)).mean())
-        truths.append(truth)
-        for drawn in range(settings.assignments):
-            salt = f"interim-{seed}-{drawn}"
-            treated = np.array([uniform(str(row), salt) < 0.5 for row in range(len(control))])
-            lived = EarlyDays(before, np.where(treated[:, None, None], treatment, control))
-            for way, value in values(lived).items():
-                found = effect_of(value, treated, values.covariate(lived))
-                rows = by_way.setdefault(way, [])
-                if len(rows) < len(truths):
-                    rows.append([])
-                rows[-1].append((found.diff - truth, found.se, float(np.sign(truth))))
-                rows[-1][-1] = (found.diff, found.lo, found.hi)
+        life = _live(settings, seed)
+        lives.append(life)
+        lines: dict[Way, list[Line]] = {}
+        for draw in range(settings.assignments):
+            salt = f"interim-{seed}-{draw}"
+            treated = np.array([uniform(str(row), salt) < 0.5 for row in range(settings.listeners)])
+            for way, line in _read(life, treated, settings.read_on).items():
+                lines.setdefault(way, []).append(line)
             if progress is not None and task is not None:
                 progress.advance(task)
-    errors = tuple(_errors(how, days, rows, truths) for (how, days), rows in by_way.items())
-    return Study(settings, tuple(truths), errors)
+        drawn.append({way: np.array(rows) for way, rows in lines.items()})
+    truth = np.array([life.effect for life in lives])
+    errors = []
+    for way in drawn[0]:
+        found = np.stack([by_way[way] for by_way in drawn])  # (seeds, draws, 4)
+        ended = np.array([life.if_ended[way[1]] for life in lives]) if way[0] == "forecast" else None
+        errors.append(_error(way, found, truth, ended))
+    return Study(settings, tuple(truth.tolist()), tuple(errors))
 
 
-class _Ways:
-    """Every way of reading, fitted to the past log."""
+@dataclass(frozen=True)
+class _Life:
+    """One world lived: days (U, 28, C) under both policies, and what the past taught."""
 
-    def __init__(self, past: EarlyDays, outcome: Floats, read_on: Sequence[int]) -> None:
-        self.forecast = GaussianForecast.fit(past, outcome)
-        self.read_on = read_on
-        self.slopes = {name: _slope(proxy, outcome) for name, proxy in _proxies(past).items()}
+    control: Floats
+    treatment: Floats
+    before: Floats
+    forecast: GaussianForecast
+    slopes: Mapping[str, float]
+    effect: float
+    if_ended: Mapping[int, float]
 
-    def covariate(self, lived: EarlyDays) -> Floats:
-        return self.forecast.posterior(lived.first(0))[0]
 
-    def __call__(self, lived: EarlyDays) -> dict[tuple[str, int], Floats]:
-        values = {("forecast", k): self.forecast.posterior(lived.first(k))[0] for k in self.read_on if k < HORIZON}
-        values |= {(name, PROXY_DAYS): self.slopes[name] * proxy for name, proxy in _proxies(lived).items()}
-        return values | {("finished", HORIZON): lived.traces[:, :, 0].sum(1)}
+def _live(settings: StudySettings, seed: int) -> _Life:
+    world = burned_in(PRESETS[settings.world].with_listeners(settings.listeners), seed, days=HORIZON)
+    earlier = _lived(world, "logging", HORIZON, seed)
+    past = _lived(world, "logging", HORIZON, seed + 1)
+    seen, outcome = EarlyDays(_summary(earlier), past), past[:, :, 0].sum(1)
+    control = _lived(world.branch(), "logging", HORIZON, seed + 2)
+    treatment = _lived(world.branch(), settings.treatment, HORIZON, seed + 2)
+    base = float(control[:, :, 0].sum(1).mean())
+    if_ended = {}
+    for k in settings.read_on:
+        other = world.branch()
+        parts = [_lived(other, settings.treatment, k, seed + 2)]
+        parts += [_lived(other, "logging", HORIZON - k, seed + 3)] if k < HORIZON else []
+        if_ended[k] = float(sum(part[:, :, 0].sum(1).mean() for part in parts)) - base
+    slopes = {name: _slope(proxy, outcome) for name, proxy in _proxies(seen).items()}
+    effect = float(treatment[:, :, 0].sum(1).mean()) - base
+    forecast = GaussianForecast.fit(seen, outcome)
+    return _Life(control, treatment, _summary(past), forecast, slopes, effect, if_ended)
+
+
+def _read(life: _Life, treated: NDArray[np.bool_], read_on: Sequence[int]) -> dict[Way, Line]:
+    """Every way of reading one experiment."""
+    lived = EarlyDays(life.before, np.where(treated[:, None, None], life.treatment, life.control))
+    lines: dict[Way, Line] = {}
+    for k in read_on:
+        if k < HORIZON:
+            read = interim_effect(life.forecast, lived.first(k), treated)
+            lines["forecast", k] = (read.diff, read.lo, read.hi, read.se)
+    others = {(name, PROXY_DAYS): life.slopes[name] * proxy for name, proxy in _proxies(lived).items()}
+    others["finished", HORIZON] = lived.traces[:, :, 0].sum(1)
+    covariate = life.forecast.posterior(lived.first(0))[0]
+    for way, values in others.items():
+        found = effect_of(values, treated, covariate)
+        lines[way] = (found.diff, found.lo, found.hi, found.se)
+    return lines
 
 
 def _proxies(lived: EarlyDays) -> dict[str, Floats]:
@@ -132,57 +174,34 @@ def _slope(x: Floats, y: Floats) -> float:
     return float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
 
 
-def _errors(
-    how: str, days: int, rows: list[list[tuple[float, float, float]]], truths: Sequence[float]
-) -> ReadingError:
-    found = np.array(rows)  # (seeds, draws, 3)
-    truth = np.array(truths)[:, None]
-    off = found[..., 0] - truth
-    side = np.sign(truth)
-    above, below = found[..., 1] > 0, found[..., 2] < 0
+def _error(way: Way, found: Floats, truth: Floats, ended: Floats | None) -> ReadingError:
+    """found (seeds, draws, 4); truth, ended (seeds,)."""
+    diff, lo, hi, se = np.moveaxis(found, -1, 0)
+    off, side = diff - truth[:, None], np.sign(truth)[:, None]
+    above, below = lo > 0, hi < 0
     return ReadingError(
-        how,
-        days,
-        float(off.mean()),
-        float(np.sqrt(off.var(axis=1, ddof=1).mean())),
-        float(np.sqrt((off**2).mean())),
-        float((found[..., 2] - found[..., 1]).mean() / 3.92),
-        float(((found[..., 1] <= truth) & (truth <= found[..., 2])).mean()),
-        float(np.where(side > 0, above, below).mean()),
-        float(np.where(side > 0, below, above).mean()),
+        *way,
+        bias=float(off.mean()),
+        bias_if_ended=None if ended is None else float((diff - ended[:, None]).mean()),
+        sd=float(np.sqrt(off.var(axis=1, ddof=1).mean())),
+        rmse=float(np.sqrt((off**2).mean())),
+        se=float(se.mean()),
+        covered=float(((lo <= truth[:, None]) & (truth[:, None] <= hi)).mean()),
+        right=float(((above & (side > 0)) | (below & (side < 0))).mean()),
+        wrong=float(((above & (side <= 0)) | (below & (side >= 0))).mean()),
     )
 
 
-def _both_lives(settings: StudySettings, seed: int) -> tuple[Floats, Floats, Floats, _Ways]:
-    """Days (U, 28, C) under the logging policy and under the treatment, what was before, and the ways to read them."""
-    preset: WorldSettings = PRESETS[settings.world].with_listeners(settings.listeners)
-    world = burned_in(preset, seed, days=HORIZON)
-    earlier = _lived(world, "logging", seed)
-    past = _lived(world, "logging", seed + 1)
-    ways = _Ways(EarlyDays(_summary(earlier), past), past[:, :, 0].sum(1), settings.read_on)
-    control = _lived(world.branch(), "logging", seed + 2)
-    treatment = _lived(world.branch(), settings.treatment, seed + 2)
-    return control, treatment, _summary(past), ways
-
-
-def _lived(world: World, policy: str, seed: int) -> Floats:
-    """The next 28 days (U, 28, C) of a world under a built-in policy; the world moves on."""
-    world.play(world.built_in(policy), HORIZON, np.random.default_rng([seed, 7]))
-    traces = np.zeros((len(world.listeners), HORIZON, len(CHANNELS)))
-    for row, day in enumerate(world.days[-HORIZON:]):
+def _lived(world: World, policy: str, days: int, seed: int) -> Floats:
+    """The next `days` days (U, days, C) of a world under a built-in policy; the world moves on."""
+    world.play(world.built_in(policy), days, np.random.default_rng([seed, 7]))
+    traces = np.zeros((len(world.listeners), days, len(CHANNELS)))
+    for row, day in enumerate(world.days[-days:]):
         session = day.session
-        per_visit: NDArray[np.float64] = np.stack(
-            [
-                np.ones(len(day.listeners)),
-                session.played.sum(1),
-                session.completed.sum(1),
-                session.saved.sum(1),
-                session.disliked.sum(1),
-                session.seconds.sum(1) / 60.0,
-            ],
-            axis=1,
-        ).astype(np.float64)
-        traces[day.listeners, row] = per_visit
+        traces[day.listeners, row, 0] = 1.0
+        reactions = (session.played, session.completed, session.saved, session.disliked, session.seconds / 60.0)
+        for channel, reaction in enumerate(reactions, start=1):
+            traces[day.listeners, row, channel] = reaction.sum(axis=1)
     return traces
 
 

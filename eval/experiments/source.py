@@ -1,0 +1,65 @@
+"""Where an experiment's rows come from: a table of its own, or the decisions and outcomes of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+
+from data.errors import InputError
+from data.outcomes import LABEL_WINDOWS, matured_at, read_outcomes
+from data.store import LogStore, read_parquet
+
+BEFORE = "before_"
+
+
+def rows_of_table(path: Path) -> pl.DataFrame:
+    """A Parquet or CSV table of one row a user or several; raises InputError where it cannot be read."""
+    if path.suffix == ".parquet":
+        return read_parquet(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file: check the path")
+    try:
+        return pl.read_csv(path, infer_schema_length=None, null_values=["", "NA"])
+    except pl.exceptions.PolarsError as error:
+        why = (str(error).splitlines() or [""])[0]
+        raise InputError(f"{path}: not a table ({why}): give a .parquet or .csv file") from None
+
+
+def rows_of_run(folder: Path, start: datetime | None = None, covariates: Sequence[str] = ()) -> pl.DataFrame:
+    """One row per decision of a run from `start` on: user_id, time, arm, every outcome label, the users' attributes.
+
+    Outcomes whose window is still open are null, as in the outcomes table. covariates: names like
+    before_active_days_7, the user's mean of that label over decisions before `start` whose window had closed by then;
+    null for new users. Raises InputError for a run without logs or outcomes, and a covariate that cannot be made.
+    """
+    store, found = LogStore(folder / "logs"), read_outcomes(folder / "outcomes")
+    made = store.decisions().select("decision_id", "arm")
+    rows = found.table.join(made, on="decision_id", how="left", maintain_order="left")
+    history = rows
+    if start is not None:
+        rows, history = rows.filter(pl.col("time") >= start), rows.filter(pl.col("time") < start)
+    for name in covariates:
+        label = name.removeprefix(BEFORE)
+        if start is None:
+            raise InputError(f"covariate {name}: say when the experiment began: add --start 2026-02-02T00:00:00Z")
+        if label not in found.labels:
+            raise InputError(f"covariate {name}: this run has no outcome {label!r}; it has {', '.join(found.labels)}")
+        closed = history.filter(matured_at(label) <= start)
+        means = closed.group_by("user_id").agg(pl.col(label).cast(pl.Float64).mean().alias(name))
+        rows = rows.join(means, on="user_id", how="left", maintain_order="left")
+    users = store.users()
+    if users is not None and users["attributes"].drop_nulls().len():
+        told = users.select("user_id", pl.col("attributes").str.json_decode(infer_schema_length=None)).unnest(
+            "attributes"
+        )
+        fresh = [name for name in told.columns if name == "user_id" or name not in rows.columns]
+        rows = rows.join(told.select(fresh), on="user_id", how="left", maintain_order="left")
+    return rows
+
+
+def window_of(label: str) -> int | None:
+    """Days until an outcome label is known, None for other columns."""
+    return LABEL_WINDOWS.get(label)
