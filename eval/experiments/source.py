@@ -51,13 +51,20 @@ def rows_of_run(folder: Path, start: datetime | None = None, covariates: Sequenc
         means = closed.group_by("user_id").agg(pl.col(label).cast(pl.Float64).mean().alias(name))
         rows = rows.join(means, on="user_id", how="left", maintain_order="left")
     users = store.users()
-    if users is not None and users["attributes"].drop_nulls().len():
-        told = users.select("user_id", pl.col("attributes").str.json_decode(infer_schema_length=None)).unnest(
-            "attributes"
-        )
+    told = None if users is None else attributes(users)
+    if told is not None:
         fresh = [name for name in told.columns if name == "user_id" or name not in rows.columns]
         rows = rows.join(told.select(fresh), on="user_id", how="left", maintain_order="left")
     return rows
+
+
+def attributes(users: pl.DataFrame) -> pl.DataFrame | None:
+    """The JSON attributes of a users table as columns beside user_id; None where nobody has any."""
+    known = users.filter(pl.col("attributes").is_not_null())
+    if not known.height:
+        return None
+    lines = "\n".join(known["attributes"].to_list()).encode()
+    return known.select("user_id").hstack(pl.read_ndjson(lines, infer_schema_length=None))
 
 
 def window_of(label: str) -> int | None:

@@ -69,12 +69,12 @@ def test_what_was_learned_from_few_widens_the_interval() -> None:
 
 def test_in_a_world_it_reads_the_effect_so_far_and_is_quiet_where_there_is_none() -> None:
     days = (3, 14)
-    random = study(StudySettings("clickbait", "random", listeners=500, assignments=5, read_on=days), [0])
+    random = study(StudySettings("clickbait", "random", listeners=400, assignments=3, read_on=days), [0])
     third, fortnight, *proxies, finished = random.errors
     assert [third.how, fortnight.how, finished.how] == ["forecast", "forecast", "finished"]
     assert [proxy.how for proxy in proxies] == ["proxy: active days", "proxy: plays"]
     assert third.sd < fortnight.sd < finished.sd * 1.2
-    null = study(StudySettings("null", "oracle", listeners=500, assignments=5, read_on=days), [0])
+    null = study(StudySettings("null", "oracle", listeners=400, assignments=3, read_on=days), [0])
     assert null.truth == (0.0,)
     by_way = {(error.how, error.days): error for error in null.errors}
     assert by_way["forecast", 3].wrong <= 0.2

@@ -41,7 +41,7 @@ def test_the_segment_that_is_there_is_found_and_read_in_the_other_half() -> None
 def test_honest_effects_of_the_best_looking_segment_are_not_flattered() -> None:
     """Without any effect the segment that looked best has, in the other half, an effect about zero."""
     z, low = [], []
-    for seed in range(40):
+    for seed in range(20):
         found = honest_segments(
             moved(600, 0.0, seed), METRIC, "treatment", COLUMNS, Reading(), SegmentSettings(least=50)
         )
@@ -49,7 +49,7 @@ def test_honest_effects_of_the_best_looking_segment_are_not_flattered() -> None:
         low.append(found.heterogeneity)
     assert abs(np.mean(z)) < 4 / np.sqrt(len(z))
     assert np.std(z) == pytest.approx(1.0, abs=0.3)
-    assert np.mean(np.array(low) < 0.05) <= 0.2
+    assert np.mean(np.array(low) < 0.05) <= 0.25
 
 
 def test_effects_by_a_column_hold_everybody_once() -> None:
