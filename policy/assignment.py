@@ -24,19 +24,19 @@ def checked_shares(shares: Mapping[str, float]) -> dict[str, float]:
     return dict(shares)
 
 
-def uniform(user_id: str, salt: str) -> float:
-    """The user's number in [0, 1) under this salt: the first 53 bits of SHA-256, the same everywhere and for ever."""
-    digest = hashlib.sha256(f"{salt}\0{user_id}".encode()).digest()
-    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+def place(salt: str, user_id: str) -> float:
+    """Where a user falls in [0, 1): the first 52 bits of SHA-256 of "salt/user", the same everywhere and for ever."""
+    digest = hashlib.sha256(f"{salt}/{user_id}".encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 12) / 2**52
 
 
-def arm_of(user_id: str, salt: str, shares: Mapping[str, float]) -> str:
+def arm_of(salt: str, user_id: str, shares: Mapping[str, float]) -> str:
     """The arm of a user: arms lie side by side on [0, 1) in the order of `shares`; raises as `checked_shares`.
 
     A user moves only when the bounds move: an arm that grows at the end takes people from its neighbour alone.
     """
     arms = checked_shares(shares)
-    point, upper = uniform(user_id, salt), 0.0
+    point, upper = place(salt, user_id), 0.0
     for arm, share in arms.items():
         upper += share
         if point < upper:

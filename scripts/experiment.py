@@ -64,6 +64,7 @@ class SourceArguments:
     table: str | None = field(default=None, metadata={"help": "a .parquet or .csv table, one row a user or several"})
     run: str | None = field(default=None, metadata={"help": "instead: a run folder with logs/ and outcomes/"})
     start: str | None = field(default=None, metadata={"help": "with --run: when the experiment began, ISO 8601"})
+    experiment: str | None = field(default=None, metadata={"help": "with --run: the one whose arms are NAME:arm"})
     user: str = field(default="user_id", metadata={"help": "column of the user: rows of one user are no two users"})
     arm: str = field(default="arm", metadata={"help": "column of the arm"})
     shares: list[str] = field(
@@ -82,7 +83,7 @@ class SourceArguments:
         if self.run is None:
             return None
         covariates = [m.covariate for m in metrics if m.covariate is not None and m.covariate.startswith(BEFORE)]
-        return rows_of_run(Path(self.run), moment(self.start), list(dict.fromkeys(covariates)))
+        return rows_of_run(Path(self.run), moment(self.start), list(dict.fromkeys(covariates)), self.experiment)
 
 
 @dataclass

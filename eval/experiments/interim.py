@@ -48,7 +48,7 @@ class EarlyDays:
     @property
     def days(self) -> int:
         """How many days have been seen."""
-        return self.traces.shape[1]
+        return int(self.traces.shape[1])
 
     def first(self, days: int) -> EarlyDays:
         """The same, seen for fewer days."""
@@ -80,14 +80,16 @@ class GaussianForecast:
     variances: tuple[float, ...]
 
     @classmethod
-    def fit(cls, past: EarlyDays, outcome: NDArray[np.floating], ridge: float = 1.0) -> GaussianForecast:
+    def fit(cls, past: EarlyDays, outcome: Floats, ridge: float = 1.0) -> GaussianForecast:
         """Learn from users of a past log whose outcome (U,) is known. `ridge` counts as that many users at zero.
 
         Raises InputError for an outcome that is not finite and for fewer users than there are weights to learn.
         """
         if outcome.shape != (len(past.traces),) or not np.isfinite(outcome).all():
             raise InputError(f"forecast: outcome {outcome.shape} for {len(past.traces)} users; give each a finite one")
-        weights, spreads, variances = [], [], []
+        weights: list[Floats] = []
+        spreads: list[Floats] = []
+        variances: list[float] = []
         for k in range(past.days + 1):
             x = _features(past.first(k))
             if len(x) < x.shape[1] + 2:

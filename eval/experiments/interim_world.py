@@ -24,7 +24,7 @@ from data.errors import InputError
 from data.world import PRESETS, World, burned_in
 from eval.experiments.interim import EarlyDays, GaussianForecast, effect_of, interim_effect
 from eval.intervals import Floats
-from policy.assignment import uniform
+from policy.assignment import place
 
 HORIZON = 28
 PROXY_DAYS = 2
@@ -100,7 +100,7 @@ def study(settings: StudySettings, seeds: Sequence[int], progress: Progress | No
         lines: dict[Way, list[Line]] = {}
         for draw in range(settings.assignments):
             salt = f"interim-{seed}-{draw}"
-            treated = np.array([uniform(str(row), salt) < 0.5 for row in range(settings.listeners)])
+            treated = np.array([place(salt, str(row)) < 0.5 for row in range(settings.listeners)])
             for way, line in _read(life, treated, settings.read_on).items():
                 lines.setdefault(way, []).append(line)
             if progress is not None and task is not None:

@@ -27,7 +27,7 @@ from eval.experiments.effect import Effect, Reading, effect_of_users
 from eval.experiments.metric import Metric
 from eval.experiments.sample import Sample, per_user, values_of
 from eval.intervals import Floats
-from policy.assignment import uniform
+from policy.assignment import place
 
 Flags = NDArray[np.bool_]
 
@@ -100,7 +100,7 @@ def honest_segments(
     if not columns:
         raise InputError("segments: no column to look for segments in; name at least one that was known before")
     users = _with_columns(sample, metric, arm, columns)
-    draws = np.array([uniform(user, salt) < 0.5 for user in users["user"].to_list()])
+    draws = np.array([place(salt, user) < 0.5 for user in users["user"].to_list()])
     arms = (sample.control, arm)
     finding, reading_half = users.filter(draws), users.filter(~draws)
     for half in (finding, reading_half):

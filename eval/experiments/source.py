@@ -13,6 +13,7 @@ from data.outcomes import LABEL_WINDOWS, matured_at, read_outcomes
 from data.store import LogStore, read_parquet
 
 BEFORE = "before_"
+OVERRIDE = ":override"
 
 
 def rows_of_table(path: Path) -> pl.DataFrame:
@@ -28,19 +29,29 @@ def rows_of_table(path: Path) -> pl.DataFrame:
         raise InputError(f"{path}: not a table ({why}): give a .parquet or .csv file") from None
 
 
-def rows_of_run(folder: Path, start: datetime | None = None, covariates: Sequence[str] = ()) -> pl.DataFrame:
+def rows_of_run(
+    folder: Path, start: datetime | None = None, covariates: Sequence[str] = (), experiment: str | None = None
+) -> pl.DataFrame:
     """One row per decision of a run from `start` on: user_id, time, arm, every outcome label, the users' attributes.
 
     Outcomes whose window is still open are null, as in the outcomes table. covariates: names like
     before_active_days_7, the user's mean of that label over decisions before `start` whose window had closed by then;
-    null for new users. Raises InputError for a run without logs or outcomes, and a covariate that cannot be made.
+    null for new users. experiment: of arms logged as "experiment:arm" those of this one, as "arm". Decisions that
+    somebody overrode for a look ("...:override") are in no experiment. Raises InputError for a run without logs or
+    outcomes, an experiment without decisions, and a covariate that cannot be made.
     """
     store, found = LogStore(folder / "logs"), read_outcomes(folder / "outcomes")
     made = store.decisions().select("decision_id", "arm")
     rows = found.table.join(made, on="decision_id", how="left", maintain_order="left")
+    rows = rows.filter(~pl.col("arm").str.ends_with(OVERRIDE).fill_null(False))
     history = rows
+    if experiment is not None:
+        rows = rows.filter(pl.col("arm").str.starts_with(f"{experiment}:"))
+        if not rows.height:
+            raise InputError(f"experiment {experiment!r}: no decision of this run is logged with an arm of it")
+        rows = rows.with_columns(pl.col("arm").str.strip_prefix(f"{experiment}:"))
     if start is not None:
-        rows, history = rows.filter(pl.col("time") >= start), rows.filter(pl.col("time") < start)
+        rows, history = rows.filter(pl.col("time") >= start), history.filter(pl.col("time") < start)
     for name in covariates:
         label = name.removeprefix(BEFORE)
         if start is None:

@@ -81,12 +81,12 @@ def test_plan_and_analyse_a_run_with_covariates_from_before(tmp_path: Path, run:
     logs = world.log()
     assert logs.decisions is not None
     shares = {"control": 0.5, "treatment": 0.5}
-    arms = [arm_of(user, "spring", shares) for user in logs.decisions["user_id"].to_list()]
+    arms = [arm_of("spring", user, shares) for user in logs.decisions["user_id"].to_list()]
     began = world.settings.start + timedelta(days=21)
-    made = logs.decisions.with_columns(arm=pl.when(pl.col("time") >= began).then(pl.Series(arms)))
+    made = logs.decisions.with_columns(arm=pl.when(pl.col("time") >= began).then("spring:" + pl.Series(arms)))
     write_store(replace(logs, decisions=made), tmp_path / "logs", source="world")
     write_outcomes(LogStore(tmp_path / "logs"), tmp_path / "outcomes")
-    where = ("--run", tmp_path, "--start", began.isoformat())
+    where = ("--run", tmp_path, "--start", began.isoformat(), "--experiment", "spring")
     found = told(
         run, "analyse", *where, "--metrics", "active_days_7 covariate=before_active_days_7", "--segments", "plan"
     )

@@ -78,7 +78,8 @@ def test_in_a_world_it_reads_the_effect_so_far_and_is_quiet_where_there_is_none(
     assert null.truth == (0.0,)
     by_way = {(error.how, error.days): error for error in null.errors}
     assert by_way["forecast", 3].wrong <= 0.2
-    assert by_way["proxy: plays", 2].wrong == 1.0  # more plays, and not one visit more
+    assert by_way["proxy: plays", 2].bias > 0.4  # more plays, and not one visit more
+    assert by_way["proxy: plays", 2].wrong > by_way["forecast", 3].wrong
 
 
 def test_what_cannot_be_read_is_one_clear_error() -> None:
