@@ -131,9 +131,9 @@ class InterimArguments:
 
     world: str = field(default="clickbait", metadata={"help": f"world preset: {', '.join(PRESETS)}"})
     treatment: str = field(default="random", metadata={"help": "random, popularity, greedy_click or oracle"})
-    listeners: int = field(default=2_000, metadata={"help": "people of each world"})
-    assignments: int = field(default=20, metadata={"help": "draws of the arms, each an experiment, a seed"})
-    seeds: int = field(default=2, metadata={"help": "fresh worlds"})
+    listeners: int = field(default=1_000, metadata={"help": "people of each world"})
+    assignments: int = field(default=5, metadata={"help": "draws of the arms, each an experiment, a seed"})
+    seeds: int = field(default=8, metadata={"help": "fresh worlds"})
     read_on: list[int] = field(
         default_factory=lambda: [1, 2, 3, 5, 7, 10, 14, 21], metadata={"help": "days on which to read"}
     )

@@ -37,8 +37,8 @@ class StudySettings:
 
     world: str = "clickbait"
     treatment: str = "oracle"
-    listeners: int = 2_000
-    assignments: int = 20
+    listeners: int = 1_000
+    assignments: int = 5
     read_on: tuple[int, ...] = (1, 2, 3, 5, 7, 10, 14, 21, 28)
 
     def __post_init__(self) -> None:

@@ -129,7 +129,7 @@ def test_the_order_of_rows_and_the_names_of_users_change_nothing(seed: int) -> N
 def test_p_values_of_experiments_without_an_effect_are_uniform() -> None:
     lines = ["y covariate=before", "y kind=ratio per=x", f"{SURVIVAL} estimand=rmst"]
     p = {line: [] for line in lines}
-    for seed in range(70):
+    for seed in range(45):
         sample = experiment(160, rows=2, seed=seed)
         for line in lines:
             p[line].append(effect(sample, parse_metric(line), "treatment").p)
