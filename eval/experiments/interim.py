@@ -54,6 +54,10 @@ class EarlyDays:
         """The same, seen for fewer days."""
         return EarlyDays(self.before, self.traces[:, :days])
 
+    def channels(self, count: int) -> EarlyDays:
+        """The same, seen in the first `count` channels only: 1 for visits alone."""
+        return EarlyDays(self.before, self.traces[:, :, :count])
+
 
 class MidTermForecast(Protocol):
     """Anything that foretells a mid-term outcome from the days seen so far."""

@@ -5,9 +5,9 @@ under the logging policy. Then the same people go on under the logging policy an
 treatment: both lives of everybody are known, so is the true effect, and every draw of the arms is an experiment on it.
 They also live through the treatment ended after k days, which is what a reading on day k can know of.
 
-Read beside each other: the forecast after k days; the proxies that teams use instead (active days, or plays, of the
-first two days, scaled by their slope in the past log); and the finished experiment, which costs 28 days of waiting. All
-have the same covariate from before the experiment.
+Read beside each other: the forecast after k days, from visits alone and from visits and reactions; the proxies that
+teams use instead (active days, or plays, of the first two days, scaled by their slope in the past log); and the
+finished experiment, which costs 28 days of waiting. All have the same covariate from before the experiment.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from policy.assignment import place
 
 HORIZON = 28
 PROXY_DAYS = 2
+VISITS, EVERYTHING = "forecast: visits", "forecast: visits, reactions"
 CHANNELS = ("visits", "plays", "completes", "saves", "dislikes", "minutes")
 
 
@@ -108,9 +109,9 @@ def study(settings: StudySettings, seeds: Sequence[int], progress: Progress | No
         drawn.append({way: np.array(rows) for way, rows in lines.items()})
     truth = np.array([life.effect for life in lives])
     errors = []
-    for way in drawn[0]:
+    for way in sorted(drawn[0], key=lambda way: (way[0] == "finished", way[0].startswith("proxy"), way[0], way[1])):
         found = np.stack([by_way[way] for by_way in drawn])  # (seeds, draws, 4)
-        ended = np.array([life.if_ended[way[1]] for life in lives]) if way[0] == "forecast" else None
+        ended = np.array([life.if_ended[way[1]] for life in lives]) if way[0] in (VISITS, EVERYTHING) else None
         errors.append(_error(way, found, truth, ended))
     return Study(settings, tuple(truth.tolist()), tuple(errors))
 
@@ -122,7 +123,8 @@ class _Life:
     control: Floats
     treatment: Floats
     before: Floats
-    forecast: GaussianForecast
+    visits: GaussianForecast
+    everything: GaussianForecast
     slopes: Mapping[str, float]
     effect: float
     if_ended: Mapping[int, float]
@@ -144,8 +146,8 @@ def _live(settings: StudySettings, seed: int) -> _Life:
         if_ended[k] = float(sum(part[:, :, 0].sum(1).mean() for part in parts)) - base
     slopes = {name: _slope(proxy, outcome) for name, proxy in _proxies(seen).items()}
     effect = float(treatment[:, :, 0].sum(1).mean()) - base
-    forecast = GaussianForecast.fit(seen, outcome)
-    return _Life(control, treatment, _summary(past), forecast, slopes, effect, if_ended)
+    visits, everything = GaussianForecast.fit(seen.channels(1), outcome), GaussianForecast.fit(seen, outcome)
+    return _Life(control, treatment, _summary(past), visits, everything, slopes, effect, if_ended)
 
 
 def _read(life: _Life, treated: NDArray[np.bool_], read_on: Sequence[int]) -> dict[Way, Line]:
@@ -154,11 +156,15 @@ def _read(life: _Life, treated: NDArray[np.bool_], read_on: Sequence[int]) -> di
     lines: dict[Way, Line] = {}
     for k in read_on:
         if k < HORIZON:
-            read = interim_effect(life.forecast, lived.first(k), treated)
-            lines["forecast", k] = (read.diff, read.lo, read.hi, read.se)
+            for name, forecast, seen in (
+                (VISITS, life.visits, lived.channels(1)),
+                (EVERYTHING, life.everything, lived),
+            ):
+                read = interim_effect(forecast, seen.first(k), treated)
+                lines[name, k] = (read.diff, read.lo, read.hi, read.se)
     others = {(name, PROXY_DAYS): life.slopes[name] * proxy for name, proxy in _proxies(lived).items()}
     others["finished", HORIZON] = lived.traces[:, :, 0].sum(1)
-    covariate = life.forecast.posterior(lived.first(0))[0]
+    covariate = life.everything.posterior(lived.first(0))[0]
     for way, values in others.items():
         found = effect_of(values, treated, covariate)
         lines[way] = (found.diff, found.lo, found.hi, found.se)

@@ -34,7 +34,7 @@ class Change:
         return abs(self.value * control) if self.relative else self.value
 
     def __str__(self) -> str:
-        return f"{self.value:.3g}".rstrip() if not self.relative else f"{100 * self.value:.3g}%"
+        return f"{100 * self.value:.3g}%" if self.relative else f"{self.value:.3g}"
 
 
 @dataclass(frozen=True)

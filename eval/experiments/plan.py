@@ -263,7 +263,7 @@ def _plan_hazard(
     """Schoenfeld (1981): events decide. baseline is the share of users with the event within the window."""
     wanted = metric.effect if metric.role == "success" else metric.margin
     assert wanted is not None and metric.window is not None
-    inflation = metric.rows and (1 + (metric.rows - 1) * metric.icc) / metric.rows
+    inflation = (1 + (metric.rows - 1) * metric.icc) / metric.rows  # of a user's mean over its rows
     if log is not None:
         share_metric = Metric(
             metric.name,

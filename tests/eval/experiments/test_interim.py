@@ -5,7 +5,7 @@ import pytest
 
 from data.errors import InputError
 from eval.experiments.interim import EarlyDays, GaussianForecast, interim_effect
-from eval.experiments.interim_world import StudySettings, study
+from eval.experiments.interim_world import EVERYTHING, VISITS, StudySettings, study
 
 
 def habits(users: int, seed: int, days: int = 10, gain: float = 0.0, ends: int = 10) -> EarlyDays:
@@ -70,16 +70,16 @@ def test_what_was_learned_from_few_widens_the_interval() -> None:
 def test_in_a_world_it_reads_the_effect_so_far_and_is_quiet_where_there_is_none() -> None:
     days = (3, 14)
     random = study(StudySettings("clickbait", "random", listeners=400, assignments=3, read_on=days), [0])
-    third, fortnight, *proxies, finished = random.errors
-    assert [third.how, fortnight.how, finished.how] == ["forecast", "forecast", "finished"]
-    assert [proxy.how for proxy in proxies] == ["proxy: active days", "proxy: plays"]
-    assert third.sd < fortnight.sd < finished.sd * 1.2
+    ways = [(VISITS, 3), (VISITS, 14), (EVERYTHING, 3), (EVERYTHING, 14)]
+    ways += [("proxy: active days", 2), ("proxy: plays", 2), ("finished", 28)]
+    assert [(error.how, error.days) for error in random.errors] == ways
+    assert random.errors[0].sd < random.errors[1].sd < 1.2 * random.errors[-1].sd
     null = study(StudySettings("null", "oracle", listeners=400, assignments=3, read_on=days), [0])
     assert null.truth == (0.0,)
     by_way = {(error.how, error.days): error for error in null.errors}
-    assert by_way["forecast", 3].wrong <= 0.2
+    assert by_way[VISITS, 3].wrong <= 0.2
     assert by_way["proxy: plays", 2].bias > 0.4  # more plays, and not one visit more
-    assert by_way["proxy: plays", 2].wrong > by_way["forecast", 3].wrong
+    assert by_way["proxy: plays", 2].wrong > by_way[VISITS, 3].wrong
 
 
 def test_what_cannot_be_read_is_one_clear_error() -> None:
