@@ -1,7 +1,6 @@
 """Two public trials, read as their readers give them: the published effects come back."""
 
 from datetime import timedelta
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -14,11 +13,12 @@ from eval.experiments.metric import parse_metric, parse_metrics
 from eval.experiments.sample import Sample, sample_of
 from eval.experiments.segments import SegmentSettings, effects_by, honest_segments
 from eval.experiments.source import attributes
+from tests.data.readers.round_trip import real_log
 
 
 @pytest.fixture(scope="module")
-def cookies(real_logs: Path) -> Sample:
-    logs = cookie_cats.read(real_logs / "cookie_cats_ab")
+def cookies() -> Sample:
+    logs = cookie_cats.read(real_log("cookie_cats_ab"))
     assert logs.decisions is not None
     start = logs.events["time"].min()
     back = logs.events.filter(pl.col("time") > start).select("user_id", day=(pl.col("time") - start).dt.total_days())
@@ -30,8 +30,8 @@ def cookies(real_logs: Path) -> Sample:
 
 
 @pytest.fixture(scope="module")
-def mails(real_logs: Path) -> Sample:
-    logs = hillstrom.read(real_logs / "hillstrom_email_rct")
+def mails() -> Sample:
+    logs = hillstrom.read(real_log("hillstrom_email_rct"))
     assert logs.decisions is not None and logs.users is not None
     told = attributes(logs.users)
     assert told is not None
