@@ -37,6 +37,7 @@ from eval.report.inputs import (
     RewardSection,
     ShownItem,
 )
+from eval.report.metrics import is_candidate
 from eval.rollout import Rollout, RolloutSettings, play
 from eval.rounds import LoggedRounds
 from eval.slates import logged_by, plackett_luce_positions, plackett_luce_prefixes
@@ -192,7 +193,7 @@ def off_policy_section(
         values[name] = off_policy_value(found, settings)
         if values[name].support.refused is None:
             checks[name] = placebo(found, before)
-        elif positions is not None:  # whole slates say nothing: do their positions?
+        elif positions is not None and is_candidate(name):  # whole slates say nothing: do their positions?
             generator = torch.Generator().manual_seed(seed)
             new = position_log_probs(spoken, known, decisions.slate, POSITION_SAMPLES, generator)
             by_position = replace(found, position_log=positions, position_new=np.minimum(new, 0.0))
