@@ -25,9 +25,9 @@ from rewards.calibration import read_out
 from rewards.heads import Label, is_return
 from rewards.network import Network, Shape
 from rewards.objective import LoggingMoments, Objective, SlateScores
+from rewards.reactions import Channels
 from rewards.recency import COLUMNS
 from rewards.sequences import batches
-from rewards.surrogate import Channels
 from rewards.training import states
 from rewards.trunk import Inputs, TrunkSettings
 
