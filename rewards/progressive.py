@@ -65,7 +65,7 @@ class TracePrior:
         """
         if traces.ndim != 2 or len(traces) < 2:
             raise InputError(
-                f"early reward: closed windows of shape {traces.shape}; give at least 2 rows, a day a column"
+                f"early reward: closed windows of shape {traces.shape}; give 2 rows or more, a day a column"
             )
         codes = np.zeros(len(traces), np.int64) if show is None else np.unique(show, return_inverse=True)[1]
         shows = int(codes.max()) + 1
