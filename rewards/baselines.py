@@ -116,7 +116,7 @@ def day_two(task: Task) -> Floats | None:
 def by_segment(task: Task) -> Floats | None:
     """The label's mean over the decision's segment; for a return, the segment's Kaplan-Meier curve."""
     if task.label.kind == "hazard":
-        return _from_curve(task, "kaplan_meier")
+        return _from_curve(task, "by_segment")
     train, code = task.known(task.share), segments(task.features)
     if not len(train):
         return None

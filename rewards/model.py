@@ -231,6 +231,15 @@ class RewardModel:
             catalog_version=facts["catalog_version"],
         )
 
+    def apart(self, states: Tensor) -> list[tuple["RewardModel", Tensor]]:
+        """Each network as a model of its own, uncalibrated, with its part of states (B, S): two opinions on a slate's
+        advantage that learned from different people's outcomes, so that one may choose and the other value."""
+        parts, counts = self._split(states), states[:, self.shape.trunk.width * len(self.networks) :]
+        return [
+            (replace(self, networks=(n,), effects=(e,), readout=None), torch.cat([part, counts], dim=1))
+            for n, e, part in zip(self.networks, self.effects, parts, strict=True)
+        ]
+
     def normalised(self, moments: LoggingMoments, support_floor: float) -> "RewardModel":
         """The same model with what was measured on logged slates."""
         return replace(self, moments=moments, support_floor=support_floor)

@@ -92,11 +92,16 @@ def _by_segment(share: np.ndarray, truth: np.ndarray, label: Label, code: np.nda
         of = code == at
         found[name] = {"n": int(of.sum())}
         if of.sum() >= FEWEST_JUDGED:
-            found[name] |= _measures(share[of], truth[of], label.trials == 1)
+            found[name] |= _said(_measures(share[of], truth[of], label.trials == 1))
             found[name]["predicted"] = float(share[of].mean()) * label.trials
             found[name]["observed"] = float(truth[of].mean()) * label.trials
             found[name]["reliability"] = reliability(share[of], truth[of], label.trials)
     return found
+
+
+def _said(measures: Mapping[str, float]) -> dict[str, float]:
+    """Those that are numbers: there is no AUC of a segment that all came back."""
+    return {name: value for name, value in measures.items() if np.isfinite(value)}
 
 
 def _task(
@@ -212,10 +217,12 @@ def _curve_measures(
     return {
         "c_index": c_index(curve[:, middle], day, returned, seed),
         "brier": integrated_brier(followed, curve[:, 1 : len(times) + 1], times),
-        "auc_at": {
-            str(label.days): auc_at(followed, curve[:, label.days], float(label.days))
-            for label in retention
-            if label.days <= times[-1]
-        },
+        "auc_at": _said(
+            {
+                str(one.days): auc_at(followed, curve[:, one.days], one.days)
+                for one in retention
+                if one.days <= times[-1]
+            }
+        ),
         "d_calibration": {"shares": shares.tolist(), "worst": float(np.abs(shares - 0.1).max()), "p": p},
     }

@@ -2,8 +2,9 @@
 
 A policy that is tuned hard finds whatever a reward is wrong about. So does a search: from random slates it changes one
 position at a time to what scores best, until nothing does. Two searches are made. The `climber` sees the reward alone,
-like a policy in training. The `hunter` also sees the truth, which only a world can tell, and looks for the widest gap.
-Done once for the plain mean and once for the lower bound, the difference is what the bound is worth (`Found.hated`).
+like a policy in training. The `hunter` also sees the truth, which only a world can tell, and looks among the slates
+that are truly bad for those the reward loves most. Done once for the plain mean and once for the lower bound, the
+difference in `Found.fooled` is what the bound is worth.
 """
 
 from collections.abc import Callable
@@ -16,17 +17,19 @@ from data.errors import InputError
 
 # rows (B,) of decisions, slates (B, N, K) of catalog rows -> (B, N): a policy.slate_reward.SlateReward, or a truth
 Scored = Callable[[Tensor, Tensor], Tensor]
+MUCH = 1e3  # standard deviations of reward that one of truth above the bar costs the hunter
 
 
 @dataclass(frozen=True)
 class SearchSettings:
     """starts: slates that the search begins from, per decision. tries: items tried at a position. sweeps: passes over
-    the slate. hated: the share of logged slates that counts as hated, the worst of them by truth."""
+    the slate. tail: the share of logged slates that counts as hated, the worst by truth, and as loved, the best by
+    reward."""
 
     starts: int = 2
     tries: int = 32
     sweeps: int = 3
-    hated: float = 0.1
+    tail: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ class Found:
     """What a search came to, for B decisions: slates (B, K), reward and truth (B,) of them.
 
     reward_sd: how far the rewards lie above those of logged slates, truth_sd: the truths likewise, both in standard
-    deviations over logged slates. hated: share of found slates that are as bad, by truth, as the worst `hated` of the
-    logged ones (chance alone: that share); error: its standard error.
+    deviations over logged slates. hated: share of found slates that are as bad, by truth, as the worst tail of the
+    logged ones. fooled: share that are hated and whose reward is in the best tail; error: its standard error.
     """
 
     slates: Tensor
@@ -44,6 +47,7 @@ class Found:
     reward_sd: float
     truth_sd: float
     hated: float
+    fooled: float
     error: float
 
 
@@ -67,27 +71,30 @@ def red_team(
     usual_reward, usual_truth = reward(rows, logged[:, None])[:, 0], truth(rows, logged[:, None])[:, 0]
     if float(usual_truth.std()) == 0 or float(usual_reward.std()) == 0:
         raise InputError("red team: all logged slates are worth the same: there is nothing to get wrong")
-    bar = torch.quantile(usual_truth.float(), settings.hated)
+    bad = torch.quantile(usual_truth.float(), settings.tail)
+    top = torch.quantile(usual_reward.float(), 1.0 - settings.tail)
 
-    def gap(at: Tensor, slates: Tensor) -> Tensor:
-        loved = (reward(at, slates) - usual_reward.mean()) / usual_reward.std()
-        good = (truth(at, slates) - usual_truth.mean()) / usual_truth.std()
-        return loved - good
+    def though_bad(at: Tensor, slates: Tensor) -> Tensor:
+        loved = reward(at, slates) / usual_reward.std()
+        too_good = torch.relu(truth(at, slates) - bad) / usual_truth.std()
+        return loved - MUCH * too_good
 
     found = {}
-    for name, aim in (("climber", reward), ("hunter", gap)):
+    for name, aim in (("climber", reward), ("hunter", though_bad)):
         generator = torch.Generator().manual_seed(seed)
         slates = _search(aim, rows, K, items, settings, generator)
         loved, good = reward(rows, slates[:, None])[:, 0], truth(rows, slates[:, None])[:, 0]
-        hated = float((good <= bar).float().mean())
+        hates = good <= bad + 1e-6
+        fooled = float((hates & (loved >= top)).float().mean())
         found[name] = Found(
             slates,
             loved,
             good,
             float((loved.mean() - usual_reward.mean()) / usual_reward.std()),
             float((good.mean() - usual_truth.mean()) / usual_truth.std()),
-            hated,
-            (hated * (1 - hated) / B) ** 0.5,
+            float(hates.float().mean()),
+            fooled,
+            (fooled * (1 - fooled) / B) ** 0.5,
         )
     return found
 

@@ -1,4 +1,4 @@
-"""Return curves of people who fit no network: Kaplan-Meier by segment, Cox, BG/NBD.
+"""Return curves without a network: Kaplan-Meier by segment, Cox, BG/NBD.
 
 Each gives the probability of having returned by the end of day 0, 1, .. J - 1 after every decision, learned from the
 rows that our hazard is learned from and with the same censoring.
@@ -39,7 +39,7 @@ def return_curves(returns: Returns, days: int, seed: int) -> Mapping[str, Floats
     if len(returns.train) < FEWEST_ROWS or not returns.returned[returns.train].any():
         return {}
     found = {
-        "kaplan_meier": _by_segment(returns, days),
+        "by_segment": _by_segment(returns, days),
         "cox": _cox(returns, days, seed),
         "bg_nbd": _bg_nbd(returns, days),
     }

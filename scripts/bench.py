@@ -172,8 +172,8 @@ def bench_rewards(listeners: int = 64, past: int = 200, slates: int = 80, items:
     """Scoring candidate slates of five with the reward model at its usual size, on one thread.
 
     Ours reads every listener's history once and keeps the state; so does a training step of DPO or PPO, and a server.
-    The peer reads it again for every candidate, all listeners in one batch. Both give the same scores, which is checked.
-    The model is untrained: a number takes as long to work out whether it is right or not.
+    The peer reads it again for every candidate, all listeners in one batch. Both must give the same scores. The model
+    is untrained: a number takes as long to work out whether it is right or not.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -11,7 +11,7 @@ plain mean and with the lower bound.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -44,22 +44,11 @@ class ProbeArguments:
     seed: int = field(default=0, metadata={"help": "seed of the samples and searches"})
 
 
-def halves(model: RewardModel, states: Tensor) -> list[tuple[RewardModel, Tensor]]:
-    """Each network of a model as a model of its own, with its part of the states (B, S)."""
-    width, networks = model.shape.trunk.width, len(model.networks)
-    found = []
-    for index in range(networks):
-        one = replace(model, networks=model.networks[index : index + 1], effects=model.effects[index : index + 1])
-        own = torch.cat([states[:, index * width : (index + 1) * width], states[:, networks * width :]], dim=1)
-        found.append((replace(one, readout=None), own))
-    return found
-
-
 def trade(args: ProbeArguments, model: RewardModel, states: Tensor, slates: Tensor, console: Console) -> None:
     for label in (args.first, args.second, args.promise):
         if label not in model.labels:
             raise InputError(f"reward {args.name} has no head {label!r}: it has {', '.join(model.labels)}")
-    choose, value = (one.advantage(own, slates) for one, own in halves(model, states))
+    choose, value = (one.advantage(own, slates) for one, own in model.apart(states))
     front = sweep(model.moments, (args.first, args.second), choose, value)
     table = Table("weight", args.first, args.second, title="What is traded for what", title_justify="left")
     for point in front.points:
@@ -83,13 +72,13 @@ def fool(args: ProbeArguments, opened: Opened, model: RewardModel, states: Tenso
         objective = model.objective(kappa=kappa, penalty=penalty)
         return lambda rows, slates: objective.lower_bound(model.advantage(states[rows], slates))
 
-    table = Table("reward", "search", "reward found", "true quality found", "as bad as the log's worst tenth")
+    table = Table("reward", "search", "reward found", "true quality found", "in the log's worst tenth", "fooled")
     table.title, table.title_justify = "Slates that the reward loves (sd over logged slates)", "left"
     for words, kappa, penalty in (("mean", 0.0, 0.0), ("lower bound", 1.0, 0.0), ("bound and support", 1.0, 0.5)):
         found = red_team(scored(kappa, penalty), truth, torch.arange(len(states)), logged, len(worth), args.seed)
         for search, one in found.items():
-            hated = f"{one.hated:.1%} ±{1.96 * one.error:.1%}"
-            table.add_row(words, search, f"{one.reward_sd:+.2f}", f"{one.truth_sd:+.2f}", hated)
+            cells = [f"{one.reward_sd:+.2f}", f"{one.truth_sd:+.2f}", f"{one.hated:.0%}"]
+            table.add_row(words, search, *cells, f"{one.fooled:.1%} ±{1.96 * one.error:.1%}")
     return table
 
 
@@ -108,7 +97,8 @@ def main() -> None:
     pool = torch.from_numpy(opened.decisions.slate[(opened.decisions.slate >= 0).all(1)]).long()
     drawn = torch.randint(len(pool), (len(rows), args.candidates), generator=generator)
     console = Console()
-    trade(args, model, states, pool[drawn], console)
+    if len(model.labels) > 1:
+        trade(args, model, states, pool[drawn], console)
     if "world" in manifest(opened.folder / "logs")["config"]:
         full = (decisions.slate >= 0).all(1)
         logged = torch.from_numpy(whole).long()

@@ -51,7 +51,7 @@ def test_curves_find_who_comes_back_sooner() -> None:
     lost = rng.integers(5, 40, 4000)
     returns = Returns(features, np.minimum(day, lost), day <= lost, np.arange(4000, dtype=np.int32), np.arange(3000))
     curves = return_curves(returns, 15, 0)
-    assert set(curves) == {"kaplan_meier", "cox", "bg_nbd"}
+    assert set(curves) == {"by_segment", "cox", "bg_nbd"}
     for curve in curves.values():
         assert curve.shape == (4000, 15)
         assert np.all(np.diff(curve, axis=1) >= -1e-12)
@@ -59,7 +59,7 @@ def test_curves_find_who_comes_back_sooner() -> None:
     late = slice(3000, None)
     for t in (1, 7, 14):
         assert curves["cox"][late, t].mean() == pytest.approx(np.mean(day[late] <= t), abs=0.03)
-        assert curves["kaplan_meier"][late, t].mean() == pytest.approx(np.mean(day[late] <= t), abs=0.03)
+        assert curves["by_segment"][late, t].mean() == pytest.approx(np.mean(day[late] <= t), abs=0.03)
     assert np.corrcoef(curves["cox"][late, 7], pull[late])[0, 1] > 0.9
 
 

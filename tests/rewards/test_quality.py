@@ -23,7 +23,7 @@ def test_every_baseline_stands_beside_every_head_it_applies_to(heads) -> None:
     assert set(heads["returned_7d"]["baseline"]) == set(BASELINES)
     assert set(heads["returned_1d"]["baseline"]) == set(BASELINES) - {"day_two"}
     assert set(heads["active_days_7"]["baseline"]) == set(BASELINES) - {"cox", "bg_nbd"}
-    assert set(heads["return"]["baseline"]) == {"kaplan_meier", "cox", "bg_nbd"}
+    assert set(heads["return"]["baseline"]) == {"by_segment", "cox", "bg_nbd"}
     for name in ("returned_7d", "active_days_7", "return"):
         for other, difference in heads[name]["paired"].items():
             assert difference["lo"] <= difference["brier_diff"] <= difference["hi"], other

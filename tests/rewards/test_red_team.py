@@ -34,10 +34,9 @@ def test_a_hole_in_the_reward_is_found_and_the_lower_bound_closes_it() -> None:
     assert before["climber"].truth_sd < -2
     assert after["climber"].hated < 0.05
     assert after["climber"].truth_sd > 2
-    # Who knows the truth finds a gap at least as wide as who does not.
-    for found in (before, after):
-        hunter, climber = found["hunter"], found["climber"]
-        assert hunter.reward_sd - hunter.truth_sd >= climber.reward_sd - climber.truth_sd - 1e-3
+    # Even who knows the truth finds nothing bad that the bound loves.
+    assert before["hunter"].hated > 0.9 and before["hunter"].fooled > 0.9
+    assert after["hunter"].hated > 0.9 and after["hunter"].fooled < 0.05
 
 
 def test_no_item_is_shown_twice_and_the_same_seed_finds_the_same() -> None:
