@@ -11,11 +11,12 @@ from lifelines import KaplanMeierFitter
 
 from data.errors import InputError
 from rewards.baselines import BASELINES, Task
-from rewards.bg_nbd import BgNbd, fit_bg_nbd
+from rewards.bg_nbd import BgNbd, customers, fit_bg_nbd
 from rewards.heads import LABELS
-from rewards.recency import COLUMNS
+from rewards.recency import COLUMNS, DAY, recency_features
 from rewards.return_curves import Returns, kaplan_meier, return_curves
 from rewards.segments import SEGMENTS, segments
+from tests.rewards.made_up_log import MadeUp
 
 SHARED = Path(os.environ.get("LONGPLAY_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -130,3 +131,17 @@ def test_bg_nbd_on_the_whole_cdnow_cohort_is_that_of_lifetimes() -> None:
     # lifetimes 0.11.3 on the same 23,570 customers.
     assert (model.r, model.alpha) == pytest.approx((0.2516, 4.789), rel=2e-3)
     assert (model.a, model.b) == pytest.approx((0.7234, 2.1611), rel=3e-3)
+
+
+def test_days_of_use_are_purchases(small_log: MadeUp) -> None:
+    histories, decisions = small_log.histories, small_log.decisions
+    x, last, age = customers(recency_features(histories, decisions))
+    for row in range(0, len(decisions), 7):
+        past = histories.time[histories.offsets[decisions.user[row]] : decisions.start[row]]
+        if not len(past):
+            assert (x[row], age[row]) == (0.0, 0.0)
+            continue
+        assert x[row] == len(np.unique(past // DAY)) - 1
+        assert age[row] == pytest.approx((decisions.time[row] - past[0]) / DAY, abs=1e-3)
+        if x[row]:
+            assert last[row] == pytest.approx((past[-1] - past[0]) / DAY, abs=1e-3)
