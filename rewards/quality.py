@@ -56,6 +56,9 @@ def head_quality(
             result[label.name] = {"n": len(rows), "note": "too few labels matured after calibration to judge"}
             continue
         truth = test.final.values[label.name][rows] / label.trials
+        if np.all(truth == truth[0]):
+            result[label.name] = {"n": len(rows), "note": "the same for everybody after calibration: nothing to judge"}
+            continue
         share = predicted[label.name][rows] / label.trials
         entry = _measures(share, truth, label.trials == 1)
         entry["ece_before"] = calibration_error(plain[label.name][rows] / label.trials, truth)

@@ -2,20 +2,24 @@
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
+import polars as pl
 import pytest
 
 from rewards.baselines import BASELINES
 from rewards.quality import paired
 from rewards.segments import SEGMENTS
 from rewards.training import TrainSettings
-from tests.rewards.made_up_log import SMALL, make_log, train
+from tests.rewards.made_up_log import SMALL, START, make_log, train
 
 
 @pytest.fixture(scope="module")
 def heads(one_thread):
     log = make_log(users=100, days=35, size=0.3, seed=6)
+    late = pl.col("time") > START + timedelta(days=18)
+    log = replace(log, outcomes=log.outcomes.with_columns(completes=pl.when(late).then(1).otherwise("completes")))
     return train(log, replace(SMALL, train=TrainSettings(epochs=1), baselines=True)).quality["heads"]
 
 
@@ -28,6 +32,11 @@ def test_every_baseline_stands_beside_every_head_it_applies_to(heads) -> None:
         for other, difference in heads[name]["paired"].items():
             assert difference["lo"] <= difference["brier_diff"] <= difference["hi"], other
     json.dumps(heads)  # what training writes beside the model
+
+
+def test_what_no_longer_varies_is_not_judged(heads) -> None:
+    assert "nothing to judge" in heads["completes"]["note"]
+    assert "ece" not in heads["completes"]
 
 
 def test_segments_add_up(heads) -> None:
