@@ -29,8 +29,8 @@ from torch import Tensor
 
 from data.histories import Decisions
 from rewards.network import Network
+from rewards.reactions import Channels, Index, fit_index
 from rewards.ridge import Posterior, fit_ridge
-from rewards.surrogate import Channels, Index, fit_index
 
 
 @dataclass(frozen=True)

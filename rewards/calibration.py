@@ -21,7 +21,7 @@ class Platt:
 
     def __call__(self, share: np.ndarray) -> np.ndarray:
         """Calibrated shares, same shape."""
-        result: np.ndarray = expit(self.slope * _logit(share) + self.shift)
+        result: np.ndarray = expit(self.slope * logit(share) + self.shift)
         return result
 
 
@@ -32,7 +32,7 @@ def fit_platt(share: np.ndarray, outcome: np.ndarray) -> Platt:
     """
     if len(share) < 50:
         return Platt()
-    design = np.stack([_logit(share), np.ones(len(share))], axis=1)
+    design = np.stack([logit(share), np.ones(len(share))], axis=1)
     slope, shift = fit_logistic(design, outcome, prior=np.array([20.0, 1.0]), centre=np.array([1.0, 0.0]))
     return Platt(max(float(slope), 0.05), float(shift))
 
@@ -48,7 +48,7 @@ def fit_readout(share: np.ndarray, features: np.ndarray, outcome: np.ndarray, fe
     plain = np.concatenate([[platt.slope, platt.shift], np.zeros(features.shape[1])])
     if len(share) < fewest:
         return plain
-    design = np.concatenate([_logit(share)[:, None], np.ones((len(share), 1)), features], axis=1).astype(np.float64)
+    design = np.concatenate([logit(share)[:, None], np.ones((len(share), 1)), features], axis=1).astype(np.float64)
     centre = np.zeros(design.shape[1])
     centre[0] = 1.0
     prior = np.full(design.shape[1], 100.0)
@@ -58,7 +58,7 @@ def fit_readout(share: np.ndarray, features: np.ndarray, outcome: np.ndarray, fe
 
 def read_out(readout: np.ndarray, share: np.ndarray, features: np.ndarray) -> np.ndarray:
     """The shares (n,) that a readout of `fit_readout` makes of predicted ones and of features (n, F)."""
-    result: np.ndarray = expit(readout[0] * _logit(share) + readout[1] + features @ readout[2:])
+    result: np.ndarray = expit(readout[0] * logit(share) + readout[1] + features @ readout[2:])
     return result
 
 
@@ -111,7 +111,8 @@ def c_index(risk: np.ndarray, day: np.ndarray, returned: np.ndarray, seed: int =
     return float(ahead / pairs)
 
 
-def _logit(share: np.ndarray) -> np.ndarray:
+def logit(share: np.ndarray) -> np.ndarray:
+    """Log-odds of shares, kept within 1e-5 of 0 and 1."""
     p = np.clip(share.astype(np.float64), 1e-5, 1 - 1e-5)
     result: np.ndarray = np.log(p / (1 - p))
     return result

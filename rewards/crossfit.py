@@ -31,9 +31,9 @@ from rewards.model import RewardModel
 from rewards.network import Known, Network, Shape
 from rewards.objective import LoggingMoments
 from rewards.quality import head_quality
+from rewards.reactions import Channels
 from rewards.sequences import Batch, batches
 from rewards.slices import BackTest, SliceSettings, back_test
-from rewards.surrogate import Channels
 from rewards.training import TrainSettings, fit, states
 from rewards.trunk import Inputs, TrunkSettings
 

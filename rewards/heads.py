@@ -173,12 +173,12 @@ class Heads(nn.Module):
         j = 0
         for column, label in enumerate(self.labels):
             share = mean[:, column] / label.trials
-            variance = label.trials * share * (1 - share)
-            if label.kind != "hazard":
-                if label.kind == "trials":
-                    mass = _mass(raw[:, self.bins + 2 * j + 1])
-                    variance = variance * (mass + label.trials) / (mass + 1.0)
-                j += 1
+            variance = share * (1 - share)
+            if label.kind == "trials":
+                variance = beta_binomial_variance(
+                    raw[:, self.bins + 2 * j], raw[:, self.bins + 2 * j + 1], label.trials
+                )
+            j += label.kind != "hazard"
             columns.append(variance)
         return torch.stack(columns, dim=1) if columns else state.new_zeros((state.shape[0], 0))
 
@@ -207,7 +207,7 @@ def _mass(spread: Tensor) -> Tensor:
     return F.softplus(spread).clamp(0.05, 50.0)
 
 
-def beta_binomial_log_likelihood(logit: Tensor, spread: Tensor, y: Tensor, trials: int) -> Tensor:
+def beta_binomial_log_likelihood(logit: Tensor, spread: Tensor, y: Tensor, trials: int | Tensor) -> Tensor:
     """Log-likelihood (R,) of y successes out of `trials`, mean sigmoid(logit), but for the constant choose(n, y)."""
     mass = _mass(spread)
     share = torch.sigmoid(logit).clamp(1e-4, 1 - 1e-4)
@@ -215,11 +215,17 @@ def beta_binomial_log_likelihood(logit: Tensor, spread: Tensor, y: Tensor, trial
     return (
         torch.lgamma(y + a)
         + torch.lgamma(trials - y + b)
-        - torch.lgamma(trials + mass)
+        - torch.lgamma(mass + trials)
         + torch.lgamma(mass)
         - torch.lgamma(a)
         - torch.lgamma(b)
     )
+
+
+def beta_binomial_variance(logit: Tensor, spread: Tensor, trials: int | Tensor) -> Tensor:
+    """Variance (R,) of the number of successes out of `trials`, mean sigmoid(logit)."""
+    mass, share = _mass(spread), torch.sigmoid(logit)
+    return share * (1 - share) * trials * (mass + trials) / (mass + 1.0)
 
 
 def is_return(name: str) -> bool:

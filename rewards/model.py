@@ -16,18 +16,19 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from scipy.special import expit
 from torch import Tensor
 
 from data.errors import InputError
 from data.histories import Decisions, Histories
 from rewards.advantage import Effects, reaction_probabilities, reactions_anyway
-from rewards.calibration import read_out
-from rewards.heads import Label, is_return
+from rewards.calibration import logit, read_out
+from rewards.heads import Label, is_return, returned_within
 from rewards.network import Network, Shape
 from rewards.objective import LoggingMoments, Objective, SlateScores
+from rewards.reactions import Channels
 from rewards.recency import COLUMNS
 from rewards.sequences import batches
-from rewards.surrogate import Channels
 from rewards.training import states
 from rewards.trunk import Inputs, TrunkSettings
 
@@ -87,6 +88,27 @@ class RewardModel:
                 share = floor
             result[label.name] = (share * label.trials).astype(np.float32)
         return result
+
+    @torch.no_grad()
+    def return_curve(self, states: Tensor) -> np.ndarray:
+        """Probability (B, J) of having returned by the end of local day 0, 1, .. J - 1; calibrated like `outcomes`.
+
+        Retention is calibrated at its horizons; what that changes in the log-odds is drawn as a line between them.
+        """
+        split = zip(self.networks, self._split(states))
+        raw = torch.stack([returned_within(n.heads.read(z)[:, : self.shape.bins]) for n, z in split]).mean(0).numpy()
+        mended = self.outcomes(states)
+        horizons = [label for label in self.shape.labels if is_return(label.name)]
+        days = np.array([label.days for label in horizons])
+        change = np.stack([logit(mended[h.name]) - logit(raw[:, h.days]) for h in horizons], axis=1)  # (B, horizons)
+        order = np.argsort(days)
+        days, change = days[order], change[:, order]
+        after = np.clip(np.searchsorted(days, np.arange(raw.shape[1]), side="left"), 1, max(len(days) - 1, 1))
+        left, right = np.minimum(after - 1, len(days) - 1), np.minimum(after, len(days) - 1)
+        share = np.clip((np.arange(raw.shape[1]) - days[left]) / np.maximum(days[right] - days[left], 1), 0.0, 1.0)
+        mended_curve = expit(logit(raw) + (1 - share) * change[:, left] + share * change[:, right])
+        curve: np.ndarray = np.maximum.accumulate(mended_curve, axis=1)
+        return curve
 
     @torch.no_grad()
     def advantage(self, states: Tensor, slates: Tensor, chunk: int = 512) -> SlateScores:
@@ -208,6 +230,15 @@ class RewardModel:
             content=tensors["content"],
             catalog_version=facts["catalog_version"],
         )
+
+    def apart(self, states: Tensor) -> list[tuple["RewardModel", Tensor]]:
+        """Each network as a model of its own, uncalibrated, with its part of states (B, S): two opinions on a slate's
+        advantage that learned from different people's outcomes, so that one may choose and the other value."""
+        parts, counts = self._split(states), states[:, self.shape.trunk.width * len(self.networks) :]
+        return [
+            (replace(self, networks=(n,), effects=(e,), readout=None), torch.cat([part, counts], dim=1))
+            for n, e, part in zip(self.networks, self.effects, parts, strict=True)
+        ]
 
     def normalised(self, moments: LoggingMoments, support_floor: float) -> "RewardModel":
         """The same model with what was measured on logged slates."""

@@ -1,9 +1,11 @@
 """How good each head is on labels that matured after everything was fitted, beside what people use today.
 
 The same rows, features up to the same moments and the same measures for all. Differences are paired by user: a model
-that is better only for one heavy user is not better.
+that is better only for one heavy user is not better. Everything is said again for new, light, heavy and lapsing
+listeners, because a head may be right on average and wrong about those who are leaving.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,14 +13,18 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from data.histories import Decisions, Histories
-from rewards.baselines import BASELINES
+from rewards.baselines import BASELINES, Task
 from rewards.calibration import auc, brier, c_index, calibration_error, reliability
 from rewards.heads import Label, is_return
 from rewards.model import RewardModel
 from rewards.recency import recency_features
+from rewards.return_curves import Returns, return_curves
+from rewards.segments import SEGMENTS, segments
 from rewards.slices import BackTest
+from rewards.survival import Followed, auc_at, d_calibration, integrated_brier, squared_errors
 
 DRAWS = 500
+FEWEST_JUDGED = 50
 
 
 def head_quality(
@@ -31,32 +37,41 @@ def head_quality(
     seed: int,
     baselines: bool,
 ) -> dict[str, Any]:
-    """Per label: auc (yes or no) or c_index (counts), spearman, ece (and before calibration), brier, n, baselines,
-    paired.
+    """Per label: auc (yes or no) or c_index (counts), spearman, ece (and before calibration), brier, n, reliability,
+    segments, and baseline, baseline_brier, baseline_ece, paired by name of the baseline.
 
-    `return` is the time to return itself, judged by Harrell's c on the risk of returning within the middle horizon.
+    `return` is the time to return itself, see `_return`.
     """
     predicted = model.outcomes(states)
     features = recency_features(histories, decisions)
+    code = segments(features)
+    known = (test.calibration.return_day > 0) | test.calibration.returned
+    day, returned = test.calibration.return_day, test.calibration.returned
+    returns = Returns(features, day, returned, decisions.user, np.flatnonzero(known))
+    curves = return_curves(returns, test.calibration.bins, seed) if baselines and test.calibration.bins else {}
     result: dict[str, Any] = {}
     for label in test.labels:
         rows = test.judged_rows(label.name, decisions.time)
-        if len(rows) < 50:
+        if len(rows) < FEWEST_JUDGED:
             result[label.name] = {"n": len(rows), "note": "too few labels matured after calibration to judge"}
             continue
         truth = test.final.values[label.name][rows] / label.trials
+        if np.all(truth == truth[0]):
+            result[label.name] = {"n": len(rows), "note": "the same for everybody after calibration: nothing to judge"}
+            continue
         share = predicted[label.name][rows] / label.trials
-        binary = label.trials == 1
-        entry = _measures(share, truth, binary)
+        entry = _measures(share, truth, label.trials == 1)
         entry["ece_before"] = calibration_error(plain[label.name][rows] / label.trials, truth)
         entry["n"] = len(rows)
         entry["reliability"] = reliability(share, truth, label.trials)
+        entry["segments"] = _by_segment(share, truth, label, code[rows])
         if baselines and label.days > 0:
-            _beside(entry, label, share, truth, features, decisions.user, rows, test, seed)
+            theirs = _baselines(_task(label, features, test, rows, curves, seed))
+            _beside(entry, label, share, truth, theirs, decisions.user[rows], seed)
         result[label.name] = entry
     retention = [label for label in test.labels if is_return(label.name)]
     if retention:
-        result["return"] = _return(predicted, retention, decisions, test, seed)
+        result["return"] = _return(model, states, retention, curves, decisions, test, seed)
     return result
 
 
@@ -74,54 +89,143 @@ def _measures(share: np.ndarray, truth: np.ndarray, binary: bool) -> dict[str, A
     return entry
 
 
+def _by_segment(share: np.ndarray, truth: np.ndarray, label: Label, code: np.ndarray) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for at, name in enumerate(SEGMENTS):
+        of = code == at
+        found[name] = {"n": int(of.sum())}
+        if of.sum() >= FEWEST_JUDGED:
+            found[name] |= _said(_measures(share[of], truth[of], label.trials == 1))
+            found[name]["predicted"] = float(share[of].mean()) * label.trials
+            found[name]["observed"] = float(truth[of].mean()) * label.trials
+            found[name]["reliability"] = reliability(share[of], truth[of], label.trials)
+    return found
+
+
+def _said(measures: Mapping[str, float]) -> dict[str, float]:
+    """Those that are numbers: there is no AUC of a segment that all came back."""
+    return {name: value for name, value in measures.items() if np.isfinite(value)}
+
+
+def _task(
+    label: Label, features: np.ndarray, test: BackTest, rows: np.ndarray, curves: Mapping[str, np.ndarray], seed: int
+) -> Task:
+    # They learn from every label that we have learned from or calibrated with.
+    known = test.calibration.values
+    longest = max(test.labels, key=lambda one: one.days)
+    return Task(
+        label=label,
+        features=features,
+        share=known[label.name].astype(np.float64) / label.trials,
+        next_day=known["returned_1d"].astype(np.float64) if "returned_1d" in known else np.zeros(0),
+        closed=~np.isnan(known[longest.name]),
+        rows=rows,
+        curves=curves,
+        seed=seed,
+    )
+
+
+def _baselines(task: Task) -> dict[str, np.ndarray]:
+    found = {name: baseline(task) for name, baseline in BASELINES.items()}
+    return {name: share for name, share in found.items() if share is not None}
+
+
 def _beside(
     entry: dict[str, Any],
     label: Label,
     share: np.ndarray,
     truth: np.ndarray,
-    features: np.ndarray,
+    theirs: Mapping[str, np.ndarray],
     user: np.ndarray,
-    rows: np.ndarray,
-    test: BackTest,
     seed: int,
 ) -> None:
-    binary = label.trials == 1
-    measure = "auc" if binary else "c_index"
-    # They learn from every label that we have learned from or calibrated with.
-    known = test.calibration.values[label.name] / label.trials
-    train = np.flatnonzero(~np.isnan(known))
-    if len(train) > 40_000:
-        train = np.sort(np.random.default_rng(seed).choice(train, 40_000, replace=False))
-    entry["baseline"], entry["baseline_brier"], entry["paired"] = {}, {}, {}
-    if len(np.unique(known[train])) < 2:
-        return
-    for name, baseline in BASELINES.items():
-        theirs = baseline(features[train], known[train], binary, features[rows], seed)
-        found = _measures(theirs, truth, binary)
-        entry["baseline"][name] = found[measure]
-        entry["baseline_brier"][name] = found["brier"]
-        entry["paired"][name] = _paired((share - truth) ** 2 - (theirs - truth) ** 2, user[rows], seed)
+    measure = "auc" if label.trials == 1 else "c_index"
+    found = {name: _measures(other, truth, label.trials == 1) for name, other in theirs.items()}
+    for column, of in (("baseline", measure), ("baseline_brier", "brier"), ("baseline_ece", "ece")):
+        entry[column] = {name: measures[of] for name, measures in found.items()}
+    ours = (share - truth) ** 2
+    entry["paired"] = paired({name: ours - (other - truth) ** 2 for name, other in theirs.items()}, user, seed)
 
 
-def _paired(difference: np.ndarray, user: np.ndarray, seed: int) -> dict[str, float]:
-    """Mean difference of squared errors (negative: ours is better) with a bootstrap over users, 95%."""
+def paired(differences: Mapping[str, np.ndarray], user: np.ndarray, seed: int) -> dict[str, dict[str, float]]:
+    """Mean differences of squared errors (n,) by name (negative: ours is better), with a bootstrap over users, 95%."""
+    if not differences:
+        return {}
     _, index = np.unique(user, return_inverse=True)
-    sums, counts = np.bincount(index, weights=difference), np.bincount(index)
+    counts = np.bincount(index).astype(np.float64)
+    sums = np.stack([np.bincount(index, weights=difference) for difference in differences.values()], axis=1)
     rng = np.random.default_rng(seed)
-    draws = np.empty(DRAWS)
+    draws = np.empty((DRAWS, len(differences)))
     for draw in range(DRAWS):
-        chosen = rng.integers(0, len(sums), len(sums))
-        draws[draw] = sums[chosen].sum() / counts[chosen].sum()
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return {"brier_diff": float(difference.mean()), "lo": float(low), "hi": float(high)}
+        chosen = np.bincount(rng.integers(0, len(counts), len(counts)), minlength=len(counts)).astype(np.float64)
+        draws[draw] = (chosen @ sums) / (chosen @ counts)
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    return {
+        name: {"brier_diff": float(difference.mean()), "lo": float(low[j]), "hi": float(high[j])}
+        for j, (name, difference) in enumerate(differences.items())
+    }
 
 
 def _return(
-    predicted: dict[str, np.ndarray], retention: list[Label], decisions: Decisions, test: BackTest, seed: int
+    model: RewardModel,
+    states: Tensor,
+    retention: list[Label],
+    curves: Mapping[str, np.ndarray],
+    decisions: Decisions,
+    test: BackTest,
+    seed: int,
 ) -> dict[str, Any]:
+    """The time to return, on all decisions after calibration, whether their windows have closed or not: c_index,
+    brier (integrated over days, weighted by inverse probability of censoring), auc_at (time-dependent, by day),
+    d_calibration, and the same of every baseline's curve, with the paired difference of the integrated Brier score."""
     rows = np.flatnonzero(decisions.time >= test.calibrated)
-    risk = predicted[retention[len(retention) // 2].name][rows]
+    if len(rows) < FEWEST_JUDGED:
+        return {"n": len(rows), "note": "too few decisions after calibration to judge"}
+    day, returned, user = test.final.return_day[rows], test.final.returned[rows], decisions.user[rows]
+    followed = Followed.of(day, returned)
+    last = min(test.final.bins - 1, int(followed.horizon()))
+    times = [float(t) for t in range(1, last + 1)]
+    if not times:
+        return {"n": len(rows), "note": "nobody was followed for a day"}
+    middle = retention[len(retention) // 2].days
+    ours = model.return_curve(states[rows])
+    entry: dict[str, Any] = {"n": len(rows), "days": last}
+    entry |= _curve_measures(ours, day, returned, user, followed, times, middle, retention, seed)
+    theirs = {name: _curve_measures(curve[rows], day, returned, user, followed, times, middle, retention, seed)
+              for name, curve in curves.items()}  # fmt: skip
+    for column, of in (("baseline", "c_index"), ("baseline_brier", "brier"), ("baseline_auc_at", "auc_at")):
+        entry[column] = {name: measures[of] for name, measures in theirs.items()}
+    entry["baseline_d_calibration"] = {name: measures["d_calibration"] for name, measures in theirs.items()}
+    errors = squared_errors(followed, ours[:, 1 : last + 1], times)
+    differences = {
+        name: errors - squared_errors(followed, curve[rows][:, 1 : last + 1], times) for name, curve in curves.items()
+    }
+    entry["paired"] = paired(differences, user, seed)
+    return entry
+
+
+def _curve_measures(
+    curve: np.ndarray,
+    day: np.ndarray,
+    returned: np.ndarray,
+    user: np.ndarray,
+    followed: Followed,
+    times: list[float],
+    middle: int,
+    retention: list[Label],
+    seed: int,
+) -> dict[str, Any]:
+    _, one = np.unique(user, return_index=True)  # rows of one user are no independent draws
+    shares, p = d_calibration(1.0 - curve[one], day[one], returned[one])
     return {
-        "c_index": c_index(risk, test.final.return_day[rows], test.final.returned[rows], seed),
-        "n": len(rows),
+        "c_index": c_index(curve[:, middle], day, returned, seed),
+        "brier": integrated_brier(followed, curve[:, 1 : len(times) + 1], times),
+        "auc_at": _said(
+            {
+                str(one.days): auc_at(followed, curve[:, one.days], one.days)
+                for one in retention
+                if one.days <= times[-1]
+            }
+        ),
+        "d_calibration": {"shares": shares.tolist(), "worst": float(np.abs(shares - 0.1).max()), "p": p},
     }

@@ -26,6 +26,7 @@ from scripts.benches.catalog import bench_catalog
 from scripts.benches.measure import Measure
 from scripts.benches.off_policy import bench_off_policy
 from scripts.benches.outcomes import bench_outcomes
+from scripts.benches.rewards import bench_rewards
 from scripts.benches.trie import bench_trie
 
 BENCHES: dict[str, Callable[[], Iterable[Measure]]] = {
@@ -33,6 +34,7 @@ BENCHES: dict[str, Callable[[], Iterable[Measure]]] = {
     "catalog": bench_catalog,
     "trie": bench_trie,
     "ope": bench_off_policy,
+    "rewards": bench_rewards,
 }
 
 

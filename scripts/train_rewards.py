@@ -10,15 +10,20 @@ beside the baselines, what the slate was found to do, and where the seconds went
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
+from rich.console import Console
+from rich.table import Table
 from trl import TrlParser
 
 from data.artifacts import build
 from data.errors import InputError, exit_on_input_error
 from data.outcomes import read_outcomes
+from rewards.baselines import BASELINES
 from rewards.crossfit import CLICK, RewardSettings, train_rewards
 from rewards.model import FORMAT
 from scripts.opened import open_run
@@ -96,9 +101,34 @@ def stage(args: RewardArguments) -> bool:
     )
 
 
+def table_of(heads: Mapping[str, Any]) -> Table:
+    """Every head beside every baseline: the score of each, ours first, and where ours is surely better or worse."""
+    beside = {name for head in heads.values() for name in head.get("baseline", {})}
+    names = [name for name in BASELINES if name in beside]
+    table = Table("outcome", "rows", "measure", "ours", *names, "ECE", "worst segment's")
+    for label, head in heads.items():
+        measure = "auc" if "auc" in head else "c_index"
+        if measure not in head:
+            continue
+        others = []
+        for name in names:
+            score = head.get("baseline", {}).get(name)
+            sure = head.get("paired", {}).get(name, {"lo": 0.0, "hi": 0.0})
+            mark = " +" if sure["hi"] < 0 else " -" if sure["lo"] > 0 else ""
+            others.append("" if score is None else f"{score:.3f}{mark}")
+        parts = [(part["ece"], name) for name, part in head.get("segments", {}).items() if "ece" in part]
+        worst = "{:.3f} ({})".format(*max(parts)) if parts else ""
+        ece = f"{head['ece']:.3f}" if "ece" in head else ""
+        table.add_row(label, f"{head['n']:,}", measure, f"{head[measure]:.3f}", *others, ece, worst)
+    table.caption = "+ / -: ours has the lower / higher Brier score, 95% interval of a paired bootstrap over users"
+    return table
+
+
 def main() -> None:
     (args,) = TrlParser((RewardArguments,)).parse_args_and_config()
     stage(args)
+    quality = json.loads((Path(args.run) / "rewards" / args.name / "quality.json").read_text())
+    Console(width=max(Console().width, 160)).print(table_of(quality["heads"]))
 
 
 if __name__ == "__main__":

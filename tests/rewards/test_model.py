@@ -103,3 +103,11 @@ def test_a_log_that_is_too_small_says_so() -> None:
     log = make_log(users=2, days=5, size=0.3, seed=5)
     with pytest.raises(InputError, match="at least 50"):
         train(log)
+
+
+def test_the_networks_apart_are_two_opinions_of_one_model(confounded: Trained) -> None:
+    states, slates = confounded.states[:20], _slates(20, 4)
+    whole = confounded.model.advantage(states, slates)
+    parts = [model.advantage(own, slates) for model, own in confounded.model.apart(states)]
+    torch.testing.assert_close((parts[0].mean + parts[1].mean) / 2, whole.mean, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(parts[0].mean, parts[1].mean)

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from data.errors import InputError
 from rewards.objective import LoggingMoments, SlateScores, default_weights
+from rewards.pareto import keep, levels_of, sweep
 
 LABELS = ("returned_7d", "active_days_28", "habit_28")
 
@@ -58,3 +61,64 @@ def test_weights_follow_what_the_log_carries() -> None:
 def test_a_weight_on_a_label_that_is_not_there_names_it() -> None:
     with pytest.raises(InputError, match="converted_28"):
         _logged(10)[0].objective({"converted_28": 1.0})
+
+
+def _candidates(n: int = 200, slates: int = 30) -> tuple[LoggingMoments, SlateScores]:
+    """Candidates whose active days and habit pull apart, and return goes its own way."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((n, slates, 3))
+    x[..., 2] = -0.7 * x[..., 1] + 0.7 * x[..., 2]
+    mean = torch.from_numpy(x * np.array([0.02, 0.3, 0.05])).float()
+    moments = LoggingMoments(LABELS, np.cov(mean.reshape(-1, 3).numpy().T))
+    return moments, SlateScores(mean, torch.full_like(mean, 0.001), torch.ones(n, slates))
+
+
+def test_ten_times_the_weights_ask_for_the_same() -> None:
+    moments, scores = _candidates()
+    once = moments.objective({"active_days_28": 1.0, "habit_28": 0.5}).lower_bound(scores)
+    tenfold = moments.objective({"active_days_28": 10.0, "habit_28": 5.0}).lower_bound(scores)
+    torch.testing.assert_close(once, tenfold)
+
+
+def test_the_front_goes_from_one_end_to_the_other() -> None:
+    moments, scores = _candidates()
+    front = sweep(moments, ("active_days_28", "habit_28"), scores, kappa=0.0)
+    days = [point.gain["active_days_28"] for point in front.points]
+    habit = [point.gain["habit_28"] for point in front.points]
+    # Chosen and valued by the same scores, more weight can only bring more of what is weighted.
+    assert np.all(np.diff(days) <= 1e-6)
+    assert np.all(np.diff(habit) >= -1e-6)
+    assert not any(point.dominated for point in front.points)
+    best = scores.mean[..., 1].max(1).values.mean()
+    assert days[0] == pytest.approx(float(best), abs=1e-5)
+    assert front.json()["traded"] == ["active_days_28", "habit_28"]
+    told = " ".join(front.sentences())
+    assert "All weight on active days 28" in told and "costs" in told
+
+
+def test_scores_that_chose_a_slate_flatter_it() -> None:
+    moments, scores = _candidates()
+    noise = torch.randn(scores.mean.shape, generator=torch.Generator().manual_seed(0)) * 0.3
+    noisy = SlateScores(scores.mean + noise, scores.spread, scores.support)
+    traded = ("active_days_28", "habit_28")
+    flattered, honest = sweep(moments, traded, noisy), sweep(moments, traded, noisy, scores)
+    assert flattered.points[0].gain["active_days_28"] > honest.points[0].gain["active_days_28"] + 0.1
+
+
+def test_a_promise_is_kept_at_the_least_price() -> None:
+    moments, scores = _candidates()
+    objective = moments.objective({"active_days_28": 1.0}, kappa=0.0, constraints=("habit_28",))
+    assert levels_of(objective, scores)["habit_28"] < -0.5
+    kept = keep(objective, scores)
+    assert kept.broken == ()
+    assert 0.0 <= kept.levels["habit_28"] < 0.3
+    assert kept.price > 0
+    assert "held at" in kept.sentences()[0]
+    # A promise nobody can keep is said to be broken; one that needs nothing is free.
+    most = objective.constraints[0]
+    impossible = keep(replace(objective, constraints=(replace(most, floor=50.0),)), scores)
+    assert impossible.broken == ("habit_28",)
+    easy = keep(replace(objective, constraints=(replace(most, floor=-50.0),)), scores)
+    assert easy.objective.constraints[0].multiplier == 0.0
+    assert easy.price == pytest.approx(0.0)
+    assert "free" in easy.sentences()[0]

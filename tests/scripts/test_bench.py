@@ -9,6 +9,7 @@ from scripts.benches.catalog import bench_catalog
 from scripts.benches.measure import Measure
 from scripts.benches.off_policy import bench_off_policy
 from scripts.benches.outcomes import bench_outcomes
+from scripts.benches.rewards import bench_rewards
 from scripts.benches.trie import bench_trie
 
 BENCH = Path(__file__).parents[2] / "scripts" / "bench.py"
@@ -46,6 +47,13 @@ def test_the_trie_bench_agrees_with_its_peer_and_says_what_it_held():
     assert mask["holds"] == (mask["ratio"] >= mask["bound"])
 
 
+def test_the_rewards_bench_agrees_with_its_peer():
+    # The run raises when cached and uncached scores differ.
+    lines = [measure.as_json() for measure in bench_rewards(listeners=3, past=20, slates=4, items=1100)]
+    assert [line["bound"] for line in lines] == [1.0, 10.0]
+    assert lines[1]["ratio"] == pytest.approx(lines[1]["peer"] / lines[1]["ours"])
+
+
 @pytest.mark.parametrize(("better", "ratio"), [("lower", 2.0), ("higher", 0.5)])
 def test_a_ratio_above_one_means_ours_is_better(better, ratio):
     assert Measure("x", "s", 1.0, 2.0, 1.5, better).ratio == ratio
@@ -55,7 +63,7 @@ def test_an_unknown_bench_is_one_line_and_exit_code_2():
     done = subprocess.run([sys.executable, BENCH, "speed"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.strip() == "error: there is no bench 'speed': choose from outcomes, catalog, trie, ope"
+    assert done.stderr.strip() == "error: there is no bench 'speed': choose from outcomes, catalog, trie, ope, rewards"
 
 
 @pytest.mark.nightly
