@@ -109,7 +109,7 @@ class TracePrior:
         population. At k = 0 it is the population's mean, at k = T the sum itself with variance 0.
         """
         known = np.clip(days, 0, self.days)
-        covariance = self.between + self.within
+        covariance = _solid(self.between + self.within)
         mean, variance = np.empty(len(traces)), np.empty(len(traces))
         for k in np.unique(known):
             rows = known == k
@@ -117,7 +117,7 @@ class TracePrior:
             rest = covariance[k:, k:].sum()
             later = np.full(int(rows.sum()), self.mean[k:].sum())
             if 0 < k < self.days:
-                factor = cho_factor(_solid(covariance[:k, :k]), lower=True)
+                factor = cho_factor(covariance[:k, :k], lower=True)
                 gain = cho_solve(factor, covariance[:k, k:].sum(1))
                 later += (seen - self.mean[:k]) @ gain
                 rest -= float(covariance[:k, k:].sum(1) @ gain)
@@ -137,9 +137,10 @@ class Filter:
     def __init__(self, prior: TracePrior) -> None:
         self.prior = prior
         T = prior.days
+        within = _solid(prior.within)
         self.information = np.zeros((T + 1, T, T))  # P_k
         for k in range(1, T + 1):
-            self.information[k, :k, :k] = np.linalg.inv(_solid(prior.within[:k, :k]))
+            self.information[k, :k, :k] = np.linalg.inv(within[:k, :k])
 
     def __call__(self, sums: Sums) -> Posterior:
         """Mean and variance (A,) of the sum of theta."""

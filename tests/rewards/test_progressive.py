@@ -39,8 +39,8 @@ def test_a_shows_posterior_is_that_of_the_joint_gaussian(days: int, listeners: i
     found = prior.of_shows(prior.sums(traces, known, np.zeros(listeners, int), 1))
     # The same from the joint of theta and of everything seen, spelled out.
     seen = [(i, t) for i in range(listeners) for t in range(known[i])]
-    jitter = 1e-4 * np.array([np.mean(np.diag(prior.within)[:k]) if k else 0.0 for k in known]) + 1e-12
-    same = [[prior.within[t, s] * (i == j) + jitter[i] * (i == j and t == s) for j, s in seen] for i, t in seen]
+    within = prior.within + (1e-4 * np.mean(np.diag(prior.within)) + 1e-12) * np.eye(days)
+    same = [[within[t, s] * (i == j) for j, s in seen] for i, t in seen]
     times = [t for _, t in seen]
     joint = prior.between[np.ix_(times, times)] + np.array(same).reshape(len(seen), len(seen))
     cross = prior.between[:, times].sum(0)
