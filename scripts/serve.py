@@ -2,17 +2,17 @@
 
     python scripts/serve.py --run runs/demo --port 8000
     python scripts/serve.py --config scripts/configs/serve.yaml --adapters ppo dpo --policy ppo
+    python scripts/serve.py --run runs/demo --engine_url http://127.0.0.1:8100 --state redis://127.0.0.1:6379/0
 
-vLLM is a child process on a port of its own, reachable from this machine only; the gateway is this process. Both end
-on Ctrl-C or SIGTERM. What is served is logged under <run>/served/, which docs/serve.md describes.
+vLLM is a child process on a port of its own, reachable from this machine only, started again when it ends; the gateway
+is this process. With --engine_url it is a gateway alone, one of many if you like, before a vLLM that runs elsewhere.
+Both end on Ctrl-C or SIGTERM. What is served is logged under <run>/served/, which docs/serve.md describes.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
-import threading
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -25,12 +25,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.errors import InputError, exit_on_input_error
 from data.store import LogStore
-from policy.serving.decision_log import read_event_log
 from policy.serving.deployment import Deployment
 from policy.serving.engine import Engine, EngineSettings, check_port, free_port
 from policy.serving.gateway import create_app
-from policy.serving.listeners import Listeners
+from policy.serving.keys import FILE as KEYS
 from policy.serving.service import GatewaySettings, Service
+from policy.serving.state import open_state
+from policy.serving.supervisor import Supervisor
 
 
 @dataclass
@@ -40,6 +41,12 @@ class ServeArguments:
     run: str = field(default="runs/demo", metadata={"help": "Run folder whose policy, catalog and log are served."})
     host: str = field(default="127.0.0.1", metadata={"help": "Address of the gateway; 0.0.0.0 for all interfaces."})
     port: int = field(default=8000, metadata={"help": "Port of the gateway."})
+    engine_url: str | None = field(
+        default=None, metadata={"help": "A vLLM with the plugin that runs already; none is started then."}
+    )
+    state: str | None = field(
+        default=None, metadata={"help": "sqlite:///path or redis://host:port/db; <served>/state.sqlite by default."}
+    )
     engine_port: int = field(default=0, metadata={"help": "Port of vLLM on this machine; 0 takes a free one."})
     adapters: list[str] | None = field(
         default=None, metadata={"help": "Adapters to serve; all of the run's by default."}
@@ -51,7 +58,17 @@ class ServeArguments:
     dtype: str = field(default="float32", metadata={"help": "Weights in vLLM; float32 keeps propensities exact."})
     max_requests: int = field(default=64, metadata={"help": "Requests that vLLM decodes together."})
     startup_seconds: float = field(default=300.0, metadata={"help": "Patience with vLLM's start."})
-    answer_seconds: float = field(default=60.0, metadata={"help": "Patience with one answer of vLLM."})
+    answer_seconds: float = field(default=60.0, metadata={"help": "Patience with vLLM on the OpenAI routes."})
+    deadline_seconds: float = field(
+        default=5.0, metadata={"help": "A recommendation is answered within this, by popularity if need be."}
+    )
+    max_in_flight: int = field(default=128, metadata={"help": "Requests answered at once; more are refused with 429."})
+    keep_words: bool = field(
+        default=True, metadata={"help": "Keep what listeners ask for, in words, in the decision log."}
+    )
+    open: bool = field(
+        default=False, metadata={"help": "Listen on other addresses than this machine's without API keys."}
+    )
 
 
 def main() -> None:
@@ -66,10 +83,51 @@ def serve(arguments: ServeArguments) -> None:
     check_port(arguments.host, arguments.port)
     deployment = Deployment.load(run, arguments.adapters, arguments.policy)
     served = Path(arguments.served) if arguments.served else run / "served"
+    _check_keys(arguments, served)
     store = LogStore(run / "logs") if (run / "logs").is_dir() else None
-    engine_settings = EngineSettings(
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
+    supervisor, took = None, 0.0
+    if arguments.engine_url is None:
+        settings = _engine_settings(arguments, deployment, served)
+        engine = Engine(settings)
+        try:
+            took = engine.wait_until_ready(console)
+        except BaseException:
+            engine.stop()
+            raise
+        supervisor = Supervisor(engine)
+    try:
+        gateway = GatewaySettings(
+            engine_url=arguments.engine_url or settings.url,
+            answer_seconds=arguments.answer_seconds,
+            deadline_seconds=arguments.deadline_seconds,
+            max_in_flight=arguments.max_in_flight,
+            keep_words=arguments.keep_words,
+        )
+        state = open_state(arguments.state or f"sqlite:///{served / 'state.sqlite'}")
+        app = create_app(Service(deployment, store, state, served, gateway))
+        console.print(_greeting(arguments, deployment, took), highlight=False, soft_wrap=True)
+        uvicorn.run(
+            app,
+            host=arguments.host,
+            port=arguments.port,
+            log_level="warning",
+            access_log=False,
+            timeout_keep_alive=60,
+            timeout_graceful_shutdown=10,
+        )
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        if supervisor is not None:
+            supervisor.stop()
+
+
+def _engine_settings(arguments: ServeArguments, deployment: Deployment, served: Path) -> EngineSettings:
+    settings = EngineSettings(
         model=deployment.base,
-        catalog=run / "catalog",
+        catalog=deployment.run / "catalog",
         adapters=deployment.adapters,
         slate_size=deployment.slate_size,
         port=arguments.engine_port or free_port(),
@@ -79,44 +137,14 @@ def serve(arguments: ServeArguments) -> None:
         startup_seconds=arguments.startup_seconds,
     )
     if arguments.engine_port:
-        check_port(engine_settings.host, arguments.engine_port)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
-    engine = Engine(engine_settings)
-    try:
-        took = engine.wait_until_ready(console)
-        feedback = read_event_log(served / "events")
-        listeners = Listeners(
-            deployment.index.row_of, store, deployment.prompt.history_length, feedback if feedback.height else None
-        )
-        settings = GatewaySettings(engine_settings.url, answer_seconds=arguments.answer_seconds)
-        app = create_app(Service(deployment, listeners, served, settings))
-        console.print(_greeting(arguments, deployment, took), highlight=False, soft_wrap=True)
-        config = uvicorn.Config(
-            app,
-            host=arguments.host,
-            port=arguments.port,
-            log_level="warning",
-            access_log=False,
-            timeout_keep_alive=60,
-            timeout_graceful_shutdown=10,
-        )
-        server = uvicorn.Server(config)
-        threading.Thread(target=_watch, args=(engine, server), name="engine-watch", daemon=True).start()
-        server.run()
-        if not engine.running:
-            raise InputError(f"vLLM ended: {engine.last_words()} (all of it: {engine_settings.log}); start again")
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        engine.stop()
+        check_port(settings.host, arguments.engine_port)
+    return settings
 
 
-def _watch(engine: Engine, server: uvicorn.Server) -> None:
-    """A gateway without its model server is no use: end when vLLM does."""
-    while engine.running:
-        time.sleep(0.5)
-    server.should_exit = True
+def _check_keys(arguments: ServeArguments, served: Path) -> None:
+    if arguments.host not in ("127.0.0.1", "localhost", "::1") and not arguments.open and not (served / KEYS).is_file():
+        make = f"python scripts/keys.py --run {arguments.run} --add NAME"
+        raise InputError(f"--host {arguments.host} lets others in and there are no API keys: {make}, or --open true")
 
 
 def _leave(_: int, __: FrameType | None) -> None:
@@ -127,7 +155,8 @@ def _greeting(arguments: ServeArguments, deployment: Deployment, seconds: float)
     here = f"http://{'127.0.0.1' if arguments.host == '0.0.0.0' else arguments.host}:{arguments.port}"
     policies = ", ".join(deployment.versions)
     default = deployment.default
-    return f"""vLLM is ready after {seconds:.0f} s. Serving {arguments.run} on {here}: {policies} ({default} by default)
+    engine = f"vLLM is ready after {seconds:.0f} s." if seconds else f"vLLM is at {arguments.engine_url}."
+    return f"""{engine} Serving {arguments.run} on {here}: {policies} ({default} by default)
 
   curl {here}/v1/recommendations -H 'Content-Type: application/json' \\
     -d '{{"user_id": "me", "steer": "something calmer, maybe a podcast", "k": {deployment.slate_size}}}'

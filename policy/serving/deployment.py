@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -41,6 +41,7 @@ class Deployment:
     """Everything about a run that answering a request needs, weights aside.
 
     versions: servable policy name -> "name@version" as it is logged. adapters: name -> folder, the base left out.
+    engine_names: what vLLM calls a policy, where that is not its name.
     """
 
     run: Path
@@ -53,6 +54,7 @@ class Deployment:
     prompt: Prompt
     grammar: SlateGrammar
     cards: tuple[Mapping[str, object], ...]
+    engine_names: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, run: Path, adapters: Sequence[str] | None = None, default: str | None = None) -> Deployment:
@@ -101,6 +103,10 @@ class Deployment:
     def slate_size(self) -> int:
         """Items in a slate when a request does not say."""
         return self.grammar.slate_size
+
+    def engine_name(self, policy: str) -> str:
+        """What vLLM calls a policy."""
+        return self.engine_names.get(policy, policy)
 
     def length(self, slate_size: int) -> int:
         """Tokens of a completion with that many items."""

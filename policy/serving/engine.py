@@ -34,6 +34,7 @@ _STOP_SECONDS = 8.0
 # Below this many bytes of weights a decoding step is too short to be worth splitting between threads.
 _ONE_THREAD_BYTES = 200 * 1024 * 1024
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+_LIBC = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Engine:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches us alone; we end the child when the gateway is done
-                preexec_fn=_end_with_parent,  # noqa: PLW1509 - one system call, and no threads yet
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - one system call, of a library that is loaded already
             )
 
     @property
@@ -243,4 +244,4 @@ def _rank(folder: Path) -> int:
 
 def _end_with_parent() -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+        _LIBC.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)

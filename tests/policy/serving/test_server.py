@@ -12,7 +12,7 @@ import numpy as np
 import openai
 import pytest
 
-from policy.serving.decision_log import read_decision_log, read_event_log
+from policy.serving.segments import read_decision_log, read_event_log
 from tests.policy.serving.conftest import RunningServer
 from tests.policy.serving.rescoring import Rescorer
 from tests.policy.serving.tiny_run import ITEMS, SLATE

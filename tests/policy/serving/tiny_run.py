@@ -45,8 +45,11 @@ def tiny_catalog() -> Catalog:
     return Catalog(items, embeddings, codes, (6, 6, 4), books)
 
 
-def tiny_log(catalog: Catalog) -> Logs:
-    """Six listeners, u0 to u5, each with u-number + 1 sessions of two items on consecutive days; u1 lives in Tokyo."""
+def tiny_log(catalog: Catalog, decisions: bool = False) -> Logs:
+    """Six listeners, u0 to u5, each with u-number + 1 sessions of two items on consecutive days; u1 lives in Tokyo.
+
+    decisions: with one logged decision for each session, a second before it.
+    """
     start = datetime(2026, 1, 5, 8, tzinfo=UTC)
     events = [
         {
@@ -64,7 +67,24 @@ def tiny_log(catalog: Catalog) -> Logs:
     users = pl.DataFrame(
         {"user_id": [f"u{user}" for user in range(6)], "time_zone": ["UTC", "Asia/Tokyo", *["UTC"] * 4]}
     )
-    return Logs(items=catalog.items, events=pl.DataFrame(events), users=users)
+    made = None
+    if decisions:
+        shown = [event for event in events if event["action"] == "complete"]
+        made = pl.DataFrame(
+            [
+                {
+                    "decision_id": f"logged-{number}",
+                    "user_id": event["user_id"],
+                    "time": event["time"] - timedelta(seconds=1),
+                    "surface": "home",
+                    "policy": "logging@1",
+                    "slate": [event["item_id"], f"item-{(number * 11 + 1) % ITEMS:02d}"],
+                    "propensity": 0.001,
+                }
+                for number, event in enumerate(shown)
+            ]
+        )
+    return Logs(items=catalog.items, events=pl.DataFrame(events), decisions=made, users=users)
 
 
 def build(run: Path) -> Catalog:
