@@ -29,9 +29,13 @@ from policy.serving.deployment import Deployment
 from policy.serving.engine import Engine, EngineSettings, check_port, free_port
 from policy.serving.gateway import create_app
 from policy.serving.keys import FILE as KEYS
+from policy.serving.live import Live, engine_adapters, publish
 from policy.serving.service import GatewaySettings, Service
 from policy.serving.state import open_state
 from policy.serving.supervisor import Supervisor
+
+# Adapters that can come while vLLM runs: beside the old version of each until its last request has ended.
+SPARE_ADAPTERS = 3
 
 
 @dataclass
@@ -81,12 +85,13 @@ def serve(arguments: ServeArguments) -> None:
     console = Console()
     run = Path(arguments.run)
     check_port(arguments.host, arguments.port)
-    deployment = Deployment.load(run, arguments.adapters, arguments.policy)
     served = Path(arguments.served) if arguments.served else run / "served"
+    deployment = Deployment.load(run, arguments.adapters, arguments.policy, served / "catalogs")
     _check_keys(arguments, served)
     store = LogStore(run / "logs") if (run / "logs").is_dir() else None
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
+    deployment = publish(deployment, served)
     supervisor, took = None, 0.0
     if arguments.engine_url is None:
         settings = _engine_settings(arguments, deployment, served)
@@ -106,7 +111,8 @@ def serve(arguments: ServeArguments) -> None:
             keep_words=arguments.keep_words,
         )
         state = open_state(arguments.state or f"sqlite:///{served / 'state.sqlite'}")
-        app = create_app(Service(deployment, store, state, served, gateway))
+        service = Service(deployment, store, state, served, gateway)
+        app = create_app(service, Live(service, served, arguments.adapters, arguments.policy, supervisor))
         console.print(_greeting(arguments, deployment, took), highlight=False, soft_wrap=True)
         uvicorn.run(
             app,
@@ -128,7 +134,9 @@ def _engine_settings(arguments: ServeArguments, deployment: Deployment, served: 
     settings = EngineSettings(
         model=deployment.base,
         catalog=deployment.run / "catalog",
-        adapters=deployment.adapters,
+        catalog_versions=served / "catalogs",
+        adapters=engine_adapters(deployment),
+        spare_adapters=SPARE_ADAPTERS,
         slate_size=deployment.slate_size,
         port=arguments.engine_port or free_port(),
         log=served / "vllm.log",

@@ -1,7 +1,7 @@
 """Load shedding: how many requests may be answered at once, found out from how long answers take.
 
-More requests than the model server can carry make everybody wait. So the limit is lowered by a tenth when an answer took
-longer than the target, and raised by one when answers are fast and the limit is what keeps requests out: additive
+More requests than the model server can carry make everybody wait. So the limit is lowered by a tenth when an answer
+took longer than the target, and raised by one when answers are fast and the limit is what keeps requests out: additive
 increase, multiplicative decrease (Chiu and Jain 1989, as TCP does). What is over it is refused at once, with the time
 after which it is worth asking again.
 """

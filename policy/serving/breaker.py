@@ -1,7 +1,7 @@
 """A circuit breaker: what keeps failing is left alone for a while, so that nobody waits for it in vain.
 
-Closed, everything passes. After `failures` in a row it opens, and nothing passes for `rest_seconds`; then one request is
-let through: if it succeeds the breaker closes, if it fails the rest is twice as long, up to `longest_seconds`.
+Closed, everything passes. After `failures` in a row it opens, and nothing passes for `rest_seconds`; then one request
+is let through: if it succeeds the breaker closes, if it fails the rest is twice as long, up to `longest_seconds`.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from data.errors import InputError
+from policy.serving.catalogs import DEFAULT, NAMED, SLATE, VERSIONS
 
 # Ranks that vLLM's LoRA layers can be built for.
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -41,7 +42,9 @@ _LIBC = ctypes.CDLL(None)
 class EngineSettings:
     """What to serve and where.
 
-    model: folder of the base policy. adapters: name -> folder of a LoRA adapter over it. catalog: its folder.
+    model: folder of the base policy. adapters: name -> folder of a LoRA adapter over it. catalog: its folder; catalogs:
+    others by name; catalog_versions: where versions of it appear while it runs. spare_adapters: how many more adapters
+    can be loaded while it runs.
     slate_size: K when a request names none. log: file for vLLM's own output. startup_seconds: patience before
     giving up. kv_cache_gib: memory for attention caches on a CPU. max_requests: requests decoded together.
     """
@@ -49,6 +52,9 @@ class EngineSettings:
     model: Path
     catalog: Path
     adapters: Mapping[str, Path] = field(default_factory=dict)
+    catalogs: Mapping[str, Path] = field(default_factory=dict)
+    catalog_versions: Path | None = None
+    spare_adapters: int = 0
     slate_size: int = 5
     host: str = "127.0.0.1"
     port: int = 8100
@@ -170,13 +176,15 @@ def command(settings: EngineSettings) -> list[str]:
     ]
     if not torch.cuda.is_available():
         line.append("--enforce-eager")
-    if settings.adapters:
-        ranks = [_rank(folder) for folder in settings.adapters.values()]
+    if settings.adapters or settings.spare_adapters:
+        ranks = [_rank(folder) for folder in settings.adapters.values()] or [1]
+        slots = len(settings.adapters) + settings.spare_adapters + 1
         # One slot more than there are adapters: it stays empty. vLLM's CPU layers give a request without an adapter,
         # when it shares a batch with others, the weights of the last slot (index -1); empty ones change nothing.
-        line += ["--enable-lora", "--max-loras", str(len(settings.adapters) + 1)]
+        line += ["--enable-lora", "--max-loras", str(slots)]
         line += ["--max-lora-rank", str(min(rank for rank in LORA_RANKS if rank >= max(ranks)))]
-        line += ["--lora-modules", *(f"{name}={folder}" for name, folder in settings.adapters.items())]
+        if settings.adapters:
+            line += ["--lora-modules", *(f"{name}={folder}" for name, folder in settings.adapters.items())]
     return [*line, *settings.extra]
 
 
@@ -189,6 +197,10 @@ def environment(settings: EngineSettings) -> dict[str, str]:
     # on two busy cores two threads answered more than 10 times slower than one.
     small = sum(file.stat().st_size for file in settings.model.glob("*.safetensors")) < _ONE_THREAD_BYTES
     threads = {"OMP_NUM_THREADS": "1"} if small else {}
+    named = ",".join(f"{name}={folder.resolve()}" for name, folder in settings.catalogs.items())
+    versions = {VERSIONS: str(settings.catalog_versions.resolve())} if settings.catalog_versions else {}
+    # Adapters are loaded and unloaded over HTTP, by name and path: only this machine can reach that port.
+    runtime = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"} if settings.spare_adapters else {}
     return {
         **eager,
         **threads,
@@ -197,8 +209,11 @@ def environment(settings: EngineSettings) -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gib),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         **os.environ,
-        "LONGPLAY_CATALOG": str(settings.catalog.resolve()),
-        "LONGPLAY_SLATE_SIZE": str(settings.slate_size),
+        **versions,
+        **runtime,
+        DEFAULT: str(settings.catalog.resolve()),
+        NAMED: named,
+        SLATE: str(settings.slate_size),
         "PYTHONPATH": path,
     }
 

@@ -25,6 +25,7 @@ from data.errors import InputError
 from policy.serving.deployment import known_items
 from policy.serving.experiments import Experiment, read_experiment
 from policy.serving.guard import Guard, refusal, watched
+from policy.serving.live import Live
 from policy.serving.messages import (
     REFUSALS,
     BlockRequest,
@@ -44,12 +45,12 @@ from policy.serving.state import EVERYBODY, StateError
 WATCH_SECONDS = 0.5
 
 
-def create_app(service: Service) -> FastAPI:
-    """The gateway's application around a service, which it closes when it shuts down."""
+def create_app(service: Service, live: Live | None = None) -> FastAPI:
+    """The gateway's application around a service, which it closes when it shuts down. live: what follows the run."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        watching = asyncio.create_task(_watch(service))
+        watching = asyncio.create_task(_watch(service, live))
         yield
         watching.cancel()
         with suppress(asyncio.CancelledError):
@@ -165,12 +166,15 @@ def _explain_errors(app: FastAPI) -> None:
         return JSONResponse(refusal(error.status_code, str(error.detail)), error.status_code, error.headers)
 
 
-async def _watch(service: Service) -> None:
+async def _watch(service: Service, live: Live | None) -> None:
     """Follow the files that an operator changes while we run."""
     while True:
         await asyncio.sleep(WATCH_SECONDS)
         service.traffic.refresh(service.deployment.versions)
         service.keys_error = watched(service.keys)
+        if live is not None:
+            await live.refresh()
+            service.live_error = live.error
 
 
 async def _feedback(service: Service, request: FeedbackRequest) -> FeedbackResponse:

@@ -30,7 +30,7 @@ def refusal(
 
 
 class Guard:
-    """Middleware: 401 without a key, 403 without the right one, 413 for too much, 429 for too many, 408 for too slow."""
+    """Middleware: 401 without a key, 403 with too small a one, 413 for too much, 429 for too many, 408 for too slow."""
 
     def __init__(self, app: ASGIApp, keys: Keys, admission: Admission, metrics: Metrics, max_body_bytes: int) -> None:
         self.app = app
@@ -50,12 +50,12 @@ class Guard:
                 said = "give an API key: Authorization: Bearer lp-..."
                 await self._refuse(send, "unauthorized", 401, said, {"WWW-Authenticate": "Bearer"})
                 return
-            if path in ADMIN and not key.admin:
-                await self._refuse(send, "forbidden", 403, f"{path} wants an admin key")
-                return
             if (wait := self.keys.take(key)) > 0:
                 said = f"more than {key.per_second:g} requests a second with this key"
                 await self._refuse(send, "rate", 429, said, {"Retry-After": str(math.ceil(wait))})
+                return
+            if path in ADMIN and not key.admin:
+                await self._refuse(send, "forbidden", 403, f"{path} wants an admin key")
                 return
         try:
             body = await asyncio.wait_for(self._body(scope, receive), _BODY_SECONDS)

@@ -1,6 +1,6 @@
 """API keys: who may ask, and how often. Only hashes are kept.
 
-    served/keys.json     [{"id": "3f9a11c0", "name": "web", "sha256": "...", "per_second": 50, "burst": 100, "admin": false}]
+    served/keys.json   [{"id": "3f9a11c0", "name": "web", "sha256": "...", "per_second": 50, "burst": 100, ...}]
 
 A key is "lp-<id>-<secret>". The secret has 256 random bits, so one SHA-256 is a safe hash of it: there is nothing to
 guess that a slow hash would protect. The file is looked at again when it changes: a key is revoked without a restart.

@@ -101,10 +101,12 @@ def openai_routes(service: Service) -> APIRouter:
     router = APIRouter(tags=["openai"])
 
     @router.get("/v1/models", responses=REFUSALS)
-    async def models() -> Response:
-        """The base policy and the adapters by name."""
-        answer = await service.ask("GET", "/v1/models")
-        return Response(answer.content, answer.status_code, media_type="application/json")
+    async def models() -> dict[str, object]:
+        """The base policy and the adapters by name, with their versions."""
+        same = {"object": "model", "created": 0, "owned_by": "longplay"}
+        versions = service.deployment.versions
+        listed = [{"id": name, "root": version, **same} for name, version in versions.items()]
+        return {"object": "list", "data": listed}
 
     @router.post("/v1/completions", responses=REFUSALS, openapi_extra=_documented("prompt", {"type": "string"}))
     async def completions(request: Request) -> Response:
@@ -139,6 +141,8 @@ async def _read(service: Service, request: Request, chat: bool) -> Asked:
     try:
         arguments = SlateArguments.parse(given, deployment.slate_size)
         arguments = arguments.without(await service.listeners.blocked(user_id))
+        if arguments.catalog not in ("", deployment.catalog.version):
+            raise Refusal(400, f"vllm_xargs: catalog: this gateway has {deployment.catalog.version} and no other")
         arguments.eligible(deployment.index)
     except InputError as error:
         raise Refusal(400, f"vllm_xargs: {error}") from error
@@ -159,7 +163,7 @@ async def _read(service: Service, request: Request, chat: bool) -> Asked:
     if model is None:
         model = deployment.default
     sent["model"] = deployment.engine_name(model) if isinstance(model, str) else model
-    sent["vllm_xargs"] = arguments.xargs()
+    sent["vllm_xargs"] = {**arguments.xargs(), "catalog": deployment.catalog.version}
     wants_log_probs = bool(body.get("logprobs")) if chat else body.get("logprobs") is not None
     if not wants_log_probs:
         sent["logprobs"] = True if chat else 0

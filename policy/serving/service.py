@@ -88,6 +88,7 @@ class Service:
         self.decisions = SegmentLog(served / "decisions", "decisions", rotate_seconds=settings.rotate_seconds)
         self.events = SegmentLog(served / "events", "events", rotate_seconds=settings.rotate_seconds)
         self.keys_error: str | None = None
+        self.live_error: str | None = None
         timeout = httpx.Timeout(settings.answer_seconds, connect=settings.connect_seconds)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
         self.engine = httpx.AsyncClient(base_url=settings.engine_url, timeout=timeout, limits=limits)
@@ -101,7 +102,7 @@ class Service:
 
     def warnings(self) -> list[str]:
         """What an operator should mend; the server goes on with what was right before."""
-        return [said for said in (self.traffic.error, self.keys_error) if said is not None]
+        return [said for said in (self.traffic.error, self.keys_error, self.live_error) if said is not None]
 
     def policy_name(self, name: str | None) -> str:
         """A servable policy; the default if None. Refuses an unknown one with 400."""

@@ -78,7 +78,9 @@ def test_a_stranger_has_no_history(store: LogStore, state: SqliteState) -> None:
     assert known.steer == ["something calm"]
 
 
-def test_feedback_is_known_from_the_next_request_on_and_not_before_its_time(store: LogStore, state: SqliteState) -> None:
+def test_feedback_is_known_from_the_next_request_on_and_not_before_its_time(
+    store: LogStore, state: SqliteState
+) -> None:
     listeners = Listeners(store, state)
     before = context(listeners, "u5", "home", LATER)
 

@@ -53,6 +53,7 @@ def test_the_server_says_that_it_is_ready_and_what_it_serves(server: RunningServ
     assert ready["ready"] is True
     assert ready["catalog"] == server.catalog.version
     assert [model.id for model in client.models.list().data] == ["sft", "dpo", "ppo"]
+    assert list(ready["policies"]) == ["sft", "dpo", "ppo"]
     assert "/v1/recommendations" in httpx.get(f"{server.url}/openapi.json").json()["paths"]
     assert httpx.get(f"{server.url}/docs").status_code == 200
 

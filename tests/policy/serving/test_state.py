@@ -33,15 +33,17 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     line = [REDIS, "--port", str(port), "--dir", str(folder), "--save", "", "--bind", "127.0.0.1"]
     server = subprocess.Popen(line, stdout=subprocess.DEVNULL)
     url = f"redis://127.0.0.1:{port}/0"
-    for _ in range(200):
-        try:
-            use(url, lambda state: state.glance("anybody"))
-            break
-        except StateError:
-            time.sleep(0.05)
-    yield url
-    server.terminate()
-    server.wait(20)
+    try:
+        for _ in range(200):
+            try:
+                use(url, lambda state: state.glance("anybody"))
+                break
+            except StateError:
+                time.sleep(0.05)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(20)
 
 
 @pytest.fixture(params=["sqlite", "redis"])
