@@ -24,14 +24,12 @@ from trl import TrlParser
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.errors import InputError, exit_on_input_error
-from data.store import LogStore
+from policy.serving.assemble import Plan, gateway
 from policy.serving.deployment import Deployment
 from policy.serving.engine import Engine, EngineSettings, check_port, free_port
-from policy.serving.gateway import create_app
 from policy.serving.keys import FILE as KEYS
-from policy.serving.live import Live, engine_adapters, publish
-from policy.serving.service import GatewaySettings, Service
-from policy.serving.state import open_state
+from policy.serving.live import engine_adapters
+from policy.serving.service import GatewaySettings
 from policy.serving.supervisor import Supervisor
 
 # Adapters that can come while vLLM runs: beside the old version of each until its last request has ended.
@@ -45,6 +43,11 @@ class ServeArguments:
     run: str = field(default="runs/demo", metadata={"help": "Run folder whose policy, catalog and log are served."})
     host: str = field(default="127.0.0.1", metadata={"help": "Address of the gateway; 0.0.0.0 for all interfaces."})
     port: int = field(default=8000, metadata={"help": "Port of the gateway."})
+    engine: str = field(
+        default="vllm", metadata={"help": "vllm: one of each on this machine; ray: replicas of both on Ray Serve."}
+    )
+    gateways: int = field(default=2, metadata={"help": "Gateway replicas, with --engine ray."})
+    engines: int = field(default=1, metadata={"help": "vLLM replicas, with --engine ray."})
     engine_url: str | None = field(
         default=None, metadata={"help": "A vLLM with the plugin that runs already; none is started then."}
     )
@@ -85,17 +88,35 @@ def serve(arguments: ServeArguments) -> None:
     console = Console()
     run = Path(arguments.run)
     check_port(arguments.host, arguments.port)
-    served = Path(arguments.served) if arguments.served else run / "served"
-    deployment = Deployment.load(run, arguments.adapters, arguments.policy, served / "catalogs")
-    _check_keys(arguments, served)
-    store = LogStore(run / "logs") if (run / "logs").is_dir() else None
+    plan = Plan(
+        run=run,
+        served=Path(arguments.served) if arguments.served else run / "served",
+        adapters=arguments.adapters,
+        policy=arguments.policy,
+        state=arguments.state,
+        gateway=GatewaySettings(
+            engine_url=arguments.engine_url or f"http://127.0.0.1:{arguments.engine_port or free_port()}",
+            answer_seconds=arguments.answer_seconds,
+            deadline_seconds=arguments.deadline_seconds,
+            max_in_flight=arguments.max_in_flight,
+            keep_words=arguments.keep_words,
+        ),
+    )
+    Deployment.load(run, arguments.adapters, arguments.policy, plan.served / "catalogs")  # before anything is begun
+    _check_keys(arguments, plan.served)
+    if arguments.engine_port:
+        check_port("127.0.0.1", arguments.engine_port)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
-    deployment = publish(deployment, served)
+    deployment = plan.deployment()
+    if arguments.engine == "ray":
+        _serve_on_ray(arguments, plan, deployment, console)
+        return
+    if arguments.engine != "vllm":
+        raise InputError(f"--engine {arguments.engine!r} is not one of vllm, ray")
     supervisor, took = None, 0.0
     if arguments.engine_url is None:
-        settings = _engine_settings(arguments, deployment, served)
-        engine = Engine(settings)
+        engine = Engine(_engine_settings(arguments, plan, deployment))
         try:
             took = engine.wait_until_ready(console)
         except BaseException:
@@ -103,16 +124,7 @@ def serve(arguments: ServeArguments) -> None:
             raise
         supervisor = Supervisor(engine)
     try:
-        gateway = GatewaySettings(
-            engine_url=arguments.engine_url or settings.url,
-            answer_seconds=arguments.answer_seconds,
-            deadline_seconds=arguments.deadline_seconds,
-            max_in_flight=arguments.max_in_flight,
-            keep_words=arguments.keep_words,
-        )
-        state = open_state(arguments.state or f"sqlite:///{served / 'state.sqlite'}")
-        service = Service(deployment, store, state, served, gateway)
-        app = create_app(service, Live(service, served, arguments.adapters, arguments.policy, supervisor))
+        app = gateway(plan, deployment, supervisor)
         console.print(_greeting(arguments, deployment, took), highlight=False, soft_wrap=True)
         uvicorn.run(
             app,
@@ -130,23 +142,38 @@ def serve(arguments: ServeArguments) -> None:
             supervisor.stop()
 
 
-def _engine_settings(arguments: ServeArguments, deployment: Deployment, served: Path) -> EngineSettings:
-    settings = EngineSettings(
+def _serve_on_ray(arguments: ServeArguments, plan: Plan, deployment: Deployment, console: Console) -> None:
+    try:
+        from policy.serving.ray_app import deploy, shut_down
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"Ray Serve is not installed ({error.name} is missing): pip install 'longplay[ray]'"
+        ) from error
+    settings = None if arguments.engine_url else _engine_settings(arguments, plan, deployment)
+    replicas = (arguments.gateways, arguments.engines)
+    actors = deploy(plan, *replicas, settings, arguments.host, arguments.port)
+    try:
+        console.print(_greeting(arguments, deployment, 0.0), highlight=False, soft_wrap=True)
+        while True:
+            signal.pause()
+    finally:
+        shut_down(actors)
+
+
+def _engine_settings(arguments: ServeArguments, plan: Plan, deployment: Deployment) -> EngineSettings:
+    return EngineSettings(
         model=deployment.base,
         catalog=deployment.run / "catalog",
-        catalog_versions=served / "catalogs",
+        catalog_versions=plan.served / "catalogs",
         adapters=engine_adapters(deployment),
         spare_adapters=SPARE_ADAPTERS,
         slate_size=deployment.slate_size,
-        port=arguments.engine_port or free_port(),
-        log=served / "vllm.log",
+        port=int(plan.gateway.engine_url.rpartition(":")[2]) if arguments.engine_url is None else 0,
+        log=plan.served / "vllm.log",
         dtype=arguments.dtype,
         max_requests=arguments.max_requests,
         startup_seconds=arguments.startup_seconds,
     )
-    if arguments.engine_port:
-        check_port(settings.host, arguments.engine_port)
-    return settings
 
 
 def _check_keys(arguments: ServeArguments, served: Path) -> None:
@@ -163,7 +190,7 @@ def _greeting(arguments: ServeArguments, deployment: Deployment, seconds: float)
     here = f"http://{'127.0.0.1' if arguments.host == '0.0.0.0' else arguments.host}:{arguments.port}"
     policies = ", ".join(deployment.versions)
     default = deployment.default
-    engine = f"vLLM is ready after {seconds:.0f} s." if seconds else f"vLLM is at {arguments.engine_url}."
+    engine = f"vLLM is ready after {seconds:.0f} s." if seconds else f"vLLM: {arguments.engine_url or 'on Ray'}."
     return f"""{engine} Serving {arguments.run} on {here}: {policies} ({default} by default)
 
   curl {here}/v1/recommendations -H 'Content-Type: application/json' \\
@@ -173,7 +200,7 @@ def _greeting(arguments: ServeArguments, deployment: Deployment, seconds: float)
   client = OpenAI(base_url="{here}/v1", api_key="none")
   client.chat.completions.create(model="{default}", messages=[{{"role": "user", "content": "something calm"}}])
 
-  {here}/docs has every route. Ctrl-C ends both servers."""
+  {here}/ is the now-playing page, {here}/mcp for assistants, {here}/docs has every route. Ctrl-C ends all."""
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def known_items(items: pl.Series, index: CatalogIndex) -> str | None:
 
 
 def _has_grown(trained: str, catalog: Catalog, catalogs: Path | None) -> bool:
-    """Whether `catalog` is the one a policy was trained on with further items after its own, which needs no training."""
+    """Whether `catalog` is the one that a policy was trained on, with further items after its own."""
     if catalogs is None or not (catalogs / trained).is_dir():
         return False
     old = Catalog.load(catalogs / trained)

@@ -5,6 +5,8 @@ POST /v1/feedback          events; the listener's next recommendation knows them
 POST /v1/blocked           items never to show: to one listener, or to anybody
 GET, PUT, DELETE /v1/experiment   who gets which arm
 /v1/completions, /v1/chat/completions, /v1/models   the OpenAI routes of vLLM, decisions logged
+/  the now-playing page, with /v1/listeners and /v1/items, which it asks
+/mcp  the same verbs as tools for an assistant
 /health  /ready  /metrics  /docs
 """
 
@@ -13,7 +15,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -22,10 +23,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from data.errors import InputError
-from policy.serving.deployment import known_items
 from policy.serving.experiments import Experiment, read_experiment
 from policy.serving.guard import Guard, refusal, watched
 from policy.serving.live import Live
+from policy.serving.mcp_tools import mcp_app, mcp_server
 from policy.serving.messages import (
     REFUSALS,
     BlockRequest,
@@ -37,24 +38,32 @@ from policy.serving.messages import (
 )
 from policy.serving.metrics import Measure
 from policy.serving.openai_routes import openai_routes
+from policy.serving.page import page_routes
 from policy.serving.recommend import recommend as answer
-from policy.serving.segments import rows_to_frame
+from policy.serving.reference import measure
 from policy.serving.service import Refusal, Service
 from policy.serving.state import EVERYBODY, StateError
+from policy.serving.take_in import take_in
 
 WATCH_SECONDS = 0.5
+REFERENCE_SECONDS = 20.0
 
 
 def create_app(service: Service, live: Live | None = None) -> FastAPI:
     """The gateway's application around a service, which it closes when it shuts down. live: what follows the run."""
 
+    tools = mcp_server(service)
+    assistants = mcp_app(tools)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        watching = asyncio.create_task(_watch(service, live))
-        yield
-        watching.cancel()
-        with suppress(asyncio.CancelledError):
-            await watching
+        tasks = [asyncio.create_task(_watch(service, live)), asyncio.create_task(_refer(service))]
+        async with tools.session_manager.run():
+            yield
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         await service.close()
 
     app = FastAPI(title="Longplay", description=__doc__ or "", lifespan=lifespan, redoc_url=None)
@@ -77,7 +86,7 @@ def create_app(service: Service, live: Live | None = None) -> FastAPI:
     @app.post("/v1/feedback", tags=["longplay"], responses=REFUSALS)
     async def feedback(request: FeedbackRequest) -> FeedbackResponse:
         """Take in what happened. Events are on disk, and known to the next recommendation, when this answers."""
-        return await _feedback(service, request)
+        return await take_in(service, request)
 
     @app.post("/v1/blocked", tags=["longplay"], responses=REFUSALS)
     async def blocked(request: BlockRequest) -> BlockResponse:
@@ -134,10 +143,18 @@ def create_app(service: Service, live: Live | None = None) -> FastAPI:
     @app.get("/metrics", tags=["operation"], response_class=Response)
     async def exposition() -> Response:
         """Prometheus metrics."""
-        metrics.state_errors.set(service.listeners.state_errors)
+        metrics.state_errors.inc(service.listeners.state_errors - metrics.state_errors_seen)
+        metrics.state_errors_seen = service.listeners.state_errors
+        metrics.coverage.set(service.watch.coverage(len(service.deployment.catalog)))
+        for (policy, quantity), index in service.watch.drift().items():
+            metrics.drift.labels(policy, quantity).set(index)
+        for arm, nats in service.watch.entropies().items():
+            metrics.entropy.labels(arm).set(nats)
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     app.include_router(openai_routes(service))
+    app.include_router(page_routes(service))
+    app.router.routes.extend(assistants.routes)
     return app
 
 
@@ -177,21 +194,11 @@ async def _watch(service: Service, live: Live | None) -> None:
             service.live_error = live.error
 
 
-async def _feedback(service: Service, request: FeedbackRequest) -> FeedbackResponse:
-    now = datetime.now(UTC)
-    rows = [event.model_dump() | {"time": (event.time or now).isoformat()} for event in request.events]
-    frame = rows_to_frame(rows, "events", "events")
-    unknown = known_items(frame["item_id"], service.deployment.index)
-    if unknown is not None:
-        raise Refusal(400, f"events: item {unknown!r} is not in the catalog")
-    await service.log_events(rows)
-    try:
-        await service.state.add(rows)
-    except StateError:
-        service.listeners.state_errors += 1  # they are in the event log, and will be known after the next replay
-    for action in frame["action"].to_list():
-        service.metrics.feedback.labels(action).inc()
-    return FeedbackResponse(accepted=frame.height)
+async def _refer(service: Service) -> None:
+    """Keep a reference for every policy that is served, new ones too."""
+    while True:
+        await asyncio.sleep(REFERENCE_SECONDS)
+        await measure(service, service.served)
 
 
 async def _engine_is_up(service: Service) -> bool:

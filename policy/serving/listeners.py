@@ -42,13 +42,14 @@ class Past:
     """One listener's interactions, oldest first. H of them.
 
     settled (H,): microseconds from when on it counts as known (an interaction that goes on holds back those after it).
-    time (H,): of the first event, us. item: their ids. action (H,): code of the strongest reaction.
+    time (H,): of the first event, us. item: their ids. action (H,): code of the strongest reaction. surface (H,): code.
     """
 
     settled: np.ndarray[tuple[int], np.dtype[np.int64]]
     time: np.ndarray[tuple[int], np.dtype[np.int64]]
     item: Sequence[str]
     action: np.ndarray[tuple[int], np.dtype[np.int64]]
+    surface: np.ndarray[tuple[int], np.dtype[np.int64]]
     zone: str
 
 
@@ -156,6 +157,7 @@ class Listeners:
             time=made["time"].to_physical().to_numpy().astype(np.int64),
             item=made["item_id"].to_list(),
             action=made["action"].to_numpy().astype(np.int64),
+            surface=made["surface"].to_numpy().astype(np.int64),
             zone=zone,
         )
 

@@ -69,6 +69,7 @@ class RecommendationRequest(BaseModel):
     policy: str | None = Field(None, description="Adapter to answer with; default the deployment's.")
     weights: dict[str, float] | None = Field(None, description="The wanted trade-off: objective -> weight in [0, 1].")
     context: Situation | None = None
+    explain: bool = Field(False, description="Say what the reward model expects of the slate.")
     deadline_ms: int | None = Field(
         None, ge=50, le=MAX_DEADLINE_MS, description="Answer within this time, by popularity if the model is slower."
     )
@@ -95,6 +96,9 @@ class RecommendationResponse(BaseModel):
     arm: str | None = Field(description="Of the experiment; null when the request named a policy or a trade-off.")
     fallback: str | None = Field(description="The rung that answered instead of the wanted policy.")
     catalog: str = Field(description="Version of the catalog.")
+    predicted: dict[str, float] | None = Field(
+        None, description="With explain: return within 7 days, active days of 28, and what the slate adds to each."
+    )
 
 
 class Event(BaseModel):

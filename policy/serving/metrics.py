@@ -62,8 +62,20 @@ class Metrics:
         )
         for kind in ("repeated", "ineligible"):
             self.illegal.labels(kind)
-        self.state_errors = Gauge(
-            "longplay_state_errors", "Times the state could not be reached since the start.", registry=self.registry
+        self.drift = Gauge(
+            "longplay_drift_psi",
+            "Population stability index of what is served against what the policy does at the training log.",
+            ("policy", "quantity"),
+            registry=self.registry,
+        )
+        self.coverage = Gauge(
+            "longplay_coverage", "Share of the catalog among the items shown lately.", registry=self.registry
+        )
+        self.entropy = Gauge(
+            "longplay_entropy_nats", "Entropy of the items that an arm shows lately.", ("arm",), registry=self.registry
+        )
+        self.state_errors = Counter(
+            "longplay_state_errors_total", "Times that the state could not be reached.", registry=self.registry
         )
         self.unparsed = Counter(
             "longplay_unparsed_total",
@@ -74,6 +86,7 @@ class Metrics:
         self.feedback = Counter(
             "longplay_feedback_events_total", "Events received.", ("action",), registry=self.registry
         )
+        self.state_errors_seen = 0
         self.engine_up = Gauge("longplay_engine_up", "1 if vLLM answered the last probe.", registry=self.registry)
 
     @contextmanager

@@ -8,12 +8,14 @@ rung whose breaker is open is passed over; what is the client's fault is 400 and
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from torch import Tensor
 
@@ -81,6 +83,14 @@ async def recommend(service: Service, request: RecommendationRequest) -> Recomme
         time=when,
     )
     await service.log_decisions(ROUTE, [row])
+    service.watch.see(decided.policy, arm or "none", decided.rows, decided.propensity)
+    foreseen = None
+    if service.forecast is not None:
+        ask = partial(service.forecast.of, listener.past, deployment.index.row_of, context, decided.rows)
+        if request.explain:
+            foreseen = await asyncio.to_thread(ask)
+        elif service.wants_reward():
+            service.note_reward(decided.policy, asyncio.create_task(asyncio.to_thread(ask)))
     return RecommendationResponse(
         decision_id=str(row["decision_id"]),
         move=decided.move,
@@ -90,6 +100,7 @@ async def recommend(service: Service, request: RecommendationRequest) -> Recomme
         arm=arm,
         fallback=fallback,
         catalog=deployment.catalog.version,
+        predicted=foreseen,
     )
 
 
@@ -140,7 +151,7 @@ async def _climb(
         patience = left if place == len(rungs) - 1 else left * _FIRST_SHARE
         try:
             with service.metrics.stage("engine"):
-                decided = await _ask(service, deployment, rung, ids, arguments, patience)
+                decided = await draw_as(service, deployment, rung, ids, arguments, patience)
         except Refusal as refused:
             if refused.status == 400:
                 breaker.abandoned()
@@ -160,9 +171,10 @@ async def _climb(
     return Decided(rows, None, propensity, service.popular.version), POPULAR
 
 
-async def _ask(
+async def draw_as(
     service: Service, deployment: Deployment, rung: str, ids: Tensor, arguments: SlateArguments, seconds: float
 ) -> Decided:
+    """A slate from one policy of the model server, nothing logged. Refuses with 400, 502, 503 or 504."""
     asked = {
         **AS_TRAINED,
         "model": deployment.engine_name(rung),

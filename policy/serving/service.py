@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 
 import httpx
 import numpy as np
@@ -23,8 +24,10 @@ from policy.serving.admission import Admission
 from policy.serving.breaker import Breaker
 from policy.serving.decision_log import SegmentLog
 from policy.serving.deployment import Deployment
+from policy.serving.drift import Watch
 from policy.serving.experiments import FILE as EXPERIMENT
 from policy.serving.experiments import Traffic
+from policy.serving.forecast import Forecast
 from policy.serving.keys import FILE as KEYS
 from policy.serving.keys import Keys
 from policy.serving.listeners import Listeners
@@ -84,6 +87,11 @@ class Service:
         self.traffic.refresh(deployment.versions)
         self.admission = Admission(most=settings.max_in_flight, target_seconds=0.6 * settings.deadline_seconds)
         self.breakers: defaultdict[str, Breaker] = defaultdict(Breaker)
+        self.watch = Watch()
+        self.forecast = Forecast.load(deployment.run, deployment.catalog)
+        self._reward_asked: asyncio.Task[dict[str, float] | None] | None = None
+        self._reward_time = 0.0
+        self.served = served
         self.rng = np.random.default_rng(settings.seed)
         self.decisions = SegmentLog(served / "decisions", "decisions", rotate_seconds=settings.rotate_seconds)
         self.events = SegmentLog(served / "events", "events", rotate_seconds=settings.rotate_seconds)
@@ -103,6 +111,20 @@ class Service:
     def warnings(self) -> list[str]:
         """What an operator should mend; the server goes on with what was right before."""
         return [said for said in (self.traffic.error, self.keys_error, self.live_error) if said is not None]
+
+    def wants_reward(self) -> bool:
+        """Whether to foresee the reward of the decision just served: one at a time, and no more than two a second."""
+        return (self._reward_asked is None or self._reward_asked.done()) and monotonic() - self._reward_time > 0.5
+
+    def note_reward(self, policy: str, asked: asyncio.Task[dict[str, float] | None]) -> None:
+        """Watch the reward that is being foreseen for a decision of this policy."""
+
+        def note(task: asyncio.Task[dict[str, float] | None]) -> None:
+            if not task.cancelled() and task.exception() is None and (found := task.result()) is not None:
+                self.watch.see_reward(policy, found["reward"])
+
+        self._reward_asked, self._reward_time = asked, monotonic()
+        asked.add_done_callback(note)
 
     def policy_name(self, name: str | None) -> str:
         """A servable policy; the default if None. Refuses an unknown one with 400."""
