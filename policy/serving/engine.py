@@ -44,7 +44,7 @@ class EngineSettings:
 
     model: folder of the base policy. adapters: name -> folder of a LoRA adapter over it. catalog: its folder; catalogs:
     others by name; catalog_versions: where versions of it appear while it runs. spare_adapters: how many more adapters
-    can be loaded while it runs.
+    can be loaded while it runs. constrained: with the catalog plugin; without it, a plain vLLM to compare with.
     slate_size: K when a request names none. log: file for vLLM's own output. startup_seconds: patience before
     giving up. kv_cache_gib: memory for attention caches on a CPU. max_requests: requests decoded together.
     """
@@ -55,6 +55,7 @@ class EngineSettings:
     catalogs: Mapping[str, Path] = field(default_factory=dict)
     catalog_versions: Path | None = None
     spare_adapters: int = 0
+    constrained: bool = True
     slate_size: int = 5
     host: str = "127.0.0.1"
     port: int = 8100
@@ -166,7 +167,6 @@ def command(settings: EngineSettings) -> list[str]:
         *("--served-model-name", settings.model.name),
         *("--host", settings.host, "--port", str(settings.port)),
         *("--dtype", settings.dtype),
-        *("--logits-processors", "policy.serving.plugin:CatalogLogitsProcessor"),
         # The log-probabilities returned are those of the masked distribution that was sampled: the propensity.
         *("--logprobs-mode", "processed_logprobs"),
         # A checkpoint's generation_config can bring top_k, top_p or penalties that nobody asked for.
@@ -174,6 +174,8 @@ def command(settings: EngineSettings) -> list[str]:
         *("--max-num-seqs", str(settings.max_requests)),
         "--disable-uvicorn-access-log",
     ]
+    if settings.constrained:
+        line += ["--logits-processors", "policy.serving.plugin:CatalogLogitsProcessor"]
     if not torch.cuda.is_available():
         line.append("--enforce-eager")
     if settings.adapters or settings.spare_adapters:

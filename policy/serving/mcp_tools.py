@@ -6,6 +6,7 @@ an assistant are logged like any other, and what it says cannot leave the catalo
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from typing import Any
 
@@ -25,7 +26,12 @@ _REMEMBERED = 10_000
 
 def mcp_server(service: Service) -> MCPServer:
     """The tools over one service."""
+    # It would have every library's every line written to the terminal, listeners' requests among them.
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
     server = MCPServer("longplay", instructions="Recommends what brings a listener back. Items come from one catalog.")
+    root.setLevel(level)
+    root.handlers[:] = handlers
     decided: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
     async def decide(asked: dict[str, Any]) -> dict[str, Any]:

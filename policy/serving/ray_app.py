@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import ray
 from fastapi import FastAPI
@@ -22,12 +23,11 @@ from policy.serving.engine import Engine, EngineSettings, free_port
 from policy.serving.supervisor import Supervisor
 
 
-@ray.remote
 class EngineReplica:
     """One vLLM child, started where Ray puts this actor, and started again when it ends."""
 
     def __init__(self, settings: EngineSettings) -> None:
-        host = ray.util.get_node_ip_address()
+        host = cast("Callable[[], str]", ray.util.get_node_ip_address)()
         local = replace(
             settings, host=host, port=free_port(host), log=settings.log.with_name(f"vllm-{os.getpid()}.log")
         )
@@ -52,7 +52,8 @@ def deploy(plan: Plan, gateways: int, engines: int, settings: EngineSettings | N
     if gateways < 1 or engines < 1:
         raise InputError(f"{gateways} gateways and {engines} engines: at least one of each is needed")
     ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
-    actors = [EngineReplica.options(num_cpus=1).remote(settings) for _ in range(engines)] if settings else []
+    replica = ray.remote(num_cpus=1)(EngineReplica)
+    actors = [replica.remote(settings) for _ in range(engines)] if settings else []
     urls = ray.get([actor.url.remote() for actor in actors]) or [plan.gateway.engine_url]
 
     def application() -> FastAPI:
@@ -61,13 +62,12 @@ def deploy(plan: Plan, gateways: int, engines: int, settings: EngineSettings | N
         ours = replace(plan, gateway=replace(plan.gateway, engine_url=urls[mine]))
         return gateway(ours, ours.deployment())
 
-    @serve.deployment(num_replicas=gateways, ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=1000)
-    @serve.ingress(application)
     class Gateway:
         pass
 
+    replicas = serve.deployment(num_replicas=gateways, ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=1000)
     serve.start(http_options={"host": host, "port": port})
-    serve.run(Gateway.bind(), name="longplay", route_prefix="/")
+    serve.run(replicas(serve.ingress(application)(Gateway)).bind(), name="longplay", route_prefix="/")
     return actors
 
 
@@ -76,4 +76,4 @@ def shut_down(actors: list[Any]) -> None:
     serve.shutdown()
     if actors:
         ray.get([actor.stop.remote() for actor in actors])
-    ray.shutdown()
+    cast("Callable[[], None]", ray.shutdown)()
