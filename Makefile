@@ -84,7 +84,7 @@ claims: $(STAMP)  ## what is claimed, over worlds and seeds (WORLD= SEEDS=)
 # are asked for by vLLM and, on a CPU and for text, never loaded.
 lock: $(STAMP)  ## resolve requirements.lock anew from pyproject.toml
 	@UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" .venv/bin/uv pip compile pyproject.toml --group weights \
-	    --extra serve-cpu --extra ray --extra redis --extra sources --extra dev --universal --python-version 3.11 --upgrade --quiet \
+	    --extra serve-cpu --extra ray --extra redis --extra sources --extra sentences --extra dev --universal --python-version 3.11 --upgrade --quiet \
 	    --no-annotate --no-header --no-emit-index-url --no-emit-find-links --output-file requirements.resolved
 	@{ echo "# The whole stack, complete: \`make lock\` resolves it from pyproject.toml, \`make setup\` installs it as it is."; \
 	    sed -e "/'never'/d" -e "/; sys_platform == 'win32'$$/d" -e '/^nvidia-/d' -e '/^cuda-/d' -e '/^torch==[^+]*$$/d' \

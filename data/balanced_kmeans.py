@@ -104,11 +104,17 @@ def _prices(cost: Floats, most: int) -> Floats:
     """What to add to each column's cost so that few columns are asked for too often. (K,)"""
     spread = float(np.median(cost.max(1) - cost.min(1)))
     soft = max(spread, 1e-9) * 0.02
+    room = most / len(cost)
+    if len(cost) > _SAMPLE:  # a price is what a share of the rows would pay, and the share is known from some of them
+        cost = cost[np.linspace(0, len(cost) - 1, _SAMPLE).astype(np.int64)]
+    scaled = cost * np.float32(-1 / soft)
     price = np.zeros(cost.shape[1], dtype=np.float64)
     for _ in range(_SINKHORN):
-        likely = np.exp(-(cost + price - (cost + price).min(1, keepdims=True)) / soft)
-        asked = (likely / likely.sum(1, keepdims=True)).sum(0)
-        price = np.maximum(0.0, price + soft * np.log(np.maximum(asked, 1e-9) / most))
+        likely = scaled - (price / soft).astype(np.float32)
+        likely -= likely.max(1, keepdims=True)
+        np.exp(likely, out=likely)
+        asked = np.mean(likely / likely.sum(1, keepdims=True), axis=0, dtype=np.float64)
+        price = np.maximum(0.0, price + soft * np.log(np.maximum(asked, 1e-12) / room))
     return price.astype(np.float32)
 
 

@@ -22,6 +22,9 @@ from data.errors import InputError
 
 Floats = npt.NDArray[np.float32]
 
+QUALITY = "quality.json"
+"""The file, beside a run's catalog, with the rows of `data.semantic_ids.quality`."""
+
 
 @dataclass(frozen=True)
 class Catalog:

@@ -33,7 +33,7 @@ import polars as pl
 
 from data.labels_return import HABIT_DAYS, hour_code, repeated_hours, visit_hours
 from data.labels_sticky import sticky_days
-from data.local_time import local_clock, local_day, with_time_zone
+from data.local_time import local_clock, local_day
 from data.outcomes import OutcomeSettings
 from data.predictability import PredictabilitySettings, predictability
 from data.prompts import messages, prompted
@@ -168,10 +168,7 @@ def _bucket(
         message_surfaces=rules.message_surfaces,
         gap_minutes=rules.gap_minutes,
     )
-    people = pl.concat([seen.events.select("user", "user_id"), seen.decisions.select("user", "user_id")]).unique()
-    people = with_time_zone(people.sort("user"), zones).with_columns(
-        end=pl.lit(store.end).cast(pl.Datetime("us", "UTC"))
-    )
+    people = seen.users.with_columns(end=pl.lit(store.end).cast(pl.Datetime("us", "UTC")))
     people = people.select("user", "user_id", today=local_day(local_clock(people, "end")))
     people = people.join(
         _stickiness(seen, items, store, settings, window), on="user", how="left", maintain_order="left"

@@ -19,8 +19,10 @@ from data.errors import InputError
 from data.logs import REJECTED, Logs
 from data.schema import TABLES, split_rejected, validate
 from data.sessions import GAP_MINUTES, SLATE_SIZE
-from data.store import BUCKETS, STORE_VERSION, LogStore, bucket_of, write_parquet
+from data.store import STORE_VERSION, LogStore, bucket_of, write_parquet
 
+LEAST_BUCKETS = 16
+EVENTS_A_BUCKET = 400_000
 BY_USER = ("events", "decisions", "users")
 
 
@@ -28,11 +30,13 @@ BY_USER = ("events", "decisions", "users")
 class StoreSettings:
     """What a store is made with, once and for all its parts.
 
-    gap_minutes: the silence that ends a session. slate_size: how many items of a session stand for its slate, where a
-    log has no decisions. minimum_users: fewer are no log to learn from and to judge on.
+    buckets: into how many files users are spread, each of which is dealt with whole; None: as many as the first part
+    needs, one per 400,000 events and 16 at least. gap_minutes: the silence that ends a session. slate_size: how many
+    items of a session stand for its slate, where a log has no decisions. minimum_users: fewer are no log to learn from
+    and to judge on.
     """
 
-    buckets: int = BUCKETS
+    buckets: int | None = None
     gap_minutes: float = GAP_MINUTES
     slate_size: int = SLATE_SIZE
     minimum_users: int = 2
@@ -55,7 +59,7 @@ def write_store(
     (folder / "store.json").unlink(missing_ok=True)
     facts = {
         "version": STORE_VERSION,
-        "buckets": settings.buckets,
+        "buckets": settings.buckets or max(LEAST_BUCKETS, -(-kept["events"].height // EVENTS_A_BUCKET)),
         "organic": "decisions" not in kept,
         "gap_minutes": settings.gap_minutes,
         "slate_size": settings.slate_size,
@@ -64,6 +68,7 @@ def write_store(
         "actions": sorted(kept["events"]["action"].unique().to_list()),
         "has_seconds": kept["events"]["seconds"].null_count() < kept["events"].height,
         "notes": dict(logs.notes),
+        "labels": None if logs.labels is None else sorted(logs.labels),
         "parts": [],
     }
     _write_part(folder, kept, items, rejected, facts, source)
@@ -94,6 +99,8 @@ def append(logs: Logs, folder: Path, *, source: str = "the log") -> None:
     facts["actions"] = sorted({*store.actions, *kept["events"]["action"].to_list()})
     facts["has_seconds"] = store.has_seconds or kept["events"]["seconds"].null_count() < kept["events"].height
     facts["notes"] = dict(store.notes) | dict(logs.notes)
+    if logs.labels is not None:
+        facts["labels"] = sorted({*logs.labels} & {*(store.labels if store.labels is not None else logs.labels)})
     _write_part(folder, kept, items, rejected, facts, source)
 
 
@@ -107,9 +114,10 @@ def _sifted(logs: Logs, source: str) -> tuple[dict[str, pl.DataFrame], list[pl.D
     kept, rejected = {}, []
     for table, frame in valid.items():
         good, out = split_rejected(frame, table)
-        rows = pl.int_range(frame.height, dtype=pl.UInt32, eager=True)
-        kept[table] = good.with_columns(row=rows.filter(~rows.is_in(out["row"].implode())))
-        rejected.append(_as_rejected(out, table))
+        places = pl.int_range(frame.height, eager=True)
+        rows = logs.rows.get(table, places)
+        kept[table] = good.with_columns(row=rows.filter(~places.is_in(out["row"].implode())))
+        rejected.append(_as_rejected(out.with_columns(row=rows.gather(out["row"])), table))
     if logs.rejected is not None:
         rejected.append(logs.rejected.select(REJECTED.names()).cast(REJECTED))
     return kept, rejected
@@ -120,12 +128,11 @@ def _new_rows(store: LogStore, table: str, frame: pl.DataFrame) -> tuple[pl.Data
 
     Only what the store has of the same span of time is read: the cost of next day's log does not grow with the log.
     """
-    bucket = bucket_of(frame["user_id"], store.buckets)
     columns = [name for name in frame.columns if name != "row"]
     again = []
-    for b in range(store.buckets):
-        part, files = frame.filter(bucket == b), store.files(table, b)
-        if part.is_empty() or not files:
+    for b, part in _by_bucket(frame, store.buckets).items():
+        files = store.files(table, b)
+        if not files:
             continue
         old = pl.scan_parquet(files, glob=False)
         span = pl.col("time").is_between(part["time"].min(), part["time"].max())
@@ -165,11 +172,11 @@ def _write_part(
         frame = kept[table].drop("row")
         if table != "users":
             frame = frame.sort("user_id", "time", maintain_order=True)
-        bucket = bucket_of(frame["user_id"], buckets)
+        of_bucket = _by_bucket(frame, buckets)
         for b in range(buckets):
             place = folder / table / f"{b:02d}"
             place.mkdir(parents=True, exist_ok=True)
-            write_parquet(frame.filter(bucket == b), place / name)
+            write_parquet(of_bucket.get(b, frame.clear()), place / name)
     out = pl.concat(rejected)
     (folder / "rejected").mkdir(exist_ok=True)
     write_parquet(out, folder / "rejected" / name)
@@ -178,6 +185,13 @@ def _write_part(
     parts.append({"source": Path(source).name, "rows": rows, "rejected": {f"{t}: {r}": n for t, r, n in counts}})
     _replace(folder / "items.parquet", lambda path: write_parquet(items, path))
     _replace(folder / "store.json", lambda path: path.write_text(json.dumps(facts, indent=1) + "\n"))
+
+
+def _by_bucket(frame: pl.DataFrame, buckets: int) -> dict[int, pl.DataFrame]:
+    """The rows of each bucket that has any, in their order."""
+    marked = frame.with_columns(bucket=bucket_of(frame["user_id"], buckets))
+    parts = marked.partition_by("bucket", as_dict=True, include_key=False, maintain_order=True)
+    return {int(bucket): part for (bucket,), part in sorted(parts.items())}
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

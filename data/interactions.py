@@ -8,23 +8,30 @@ _RANK = {action: rank for rank, action in enumerate(REACTION_STRENGTH)}
 _CODE_OF_RANK = {rank: ACTION_CODE[action] for action, rank in _RANK.items()}
 
 
-def interactions(events: pl.DataFrame, *keys: str) -> pl.DataFrame:
-    """One row per (user_id, session_id, decision_id, item_id, *keys) of sessionized `events`; ordered by user, time.
+def interactions(
+    events: pl.DataFrame,
+    user: str = "user_id",
+    session: str = "session_id",
+    decision: str = "decision_id",
+    item: str = "item_id",
+    *keys: str,
+) -> pl.DataFrame:
+    """One row per (user, session, decision, item, *keys) of sessionized `events`; ordered by user, time.
 
-    Columns beside the keys: time (first event), settled (last event), action (code of the strongest reaction),
-    surface (code), seconds (the longest any of its events reports, 0 where none does: a play and its complete both
-    carry the time played, which must not be counted twice).
+    The first four name the columns that hold these ids, or numbers that stand for them. Columns beside the keys: time
+    (first event), settled (last event), action (code of the strongest reaction), surface (code), seconds (the longest
+    any of its events reports, 0 where none does: a play and its complete both carry the time played, which must not be
+    counted twice).
     """
-    group = ["user_id", "session_id", "decision_id", "item_id", *keys]
     return (
         events.lazy()
         .with_row_index("order")
-        .filter(pl.col("item_id").is_not_null())
+        .filter(pl.col(item).is_not_null())
         .with_columns(
             rank=pl.col("action").replace_strict(_RANK, return_dtype=pl.UInt8),
             surface=pl.col("surface").replace_strict(SURFACE_CODE, return_dtype=pl.Int8),
         )
-        .group_by(group)
+        .group_by(user, session, decision, item, *keys)
         .agg(
             pl.col("time").min(),
             pl.col("time").max().alias("settled"),
@@ -33,7 +40,7 @@ def interactions(events: pl.DataFrame, *keys: str) -> pl.DataFrame:
             pl.col("seconds").max().fill_null(0.0),
             pl.col("order").min(),
         )
-        .sort("user_id", "time", "order")
+        .sort(user, "time", "order")
         .with_columns(action=pl.col("rank").replace_strict(_CODE_OF_RANK, return_dtype=pl.Int8))
         .drop("rank", "order")
         .collect()

@@ -1,6 +1,6 @@
 """What an item is like, as a vector: its words joined with the company it keeps.
 
-Words are TF-IDF reduced by a truncated SVD. Company is session co-occurrence: positive pointwise mutual information
+Words are placed by `data.text_vectors`. Company is session co-occurrence: positive pointwise mutual information
 of items within a few places of each other in a session (Levy & Goldberg, NeurIPS 2014, with their context smoothing),
 reduced the same way. Each part is of unit length before they are joined. An item that few have met borrows from what
 its words say about company, by a ridge regression over the items that many have; one without words has company alone.
@@ -8,6 +8,7 @@ its words say about company, by a ridge regression over the items that many have
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 from scipy import sparse
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from data.sessions import sessionize
+from data.text_vectors import fit_text, place_text, reduce, unit
 
 Floats = npt.NDArray[np.float32]
 
@@ -29,6 +29,7 @@ _LIKED = ("play", "complete", "save", "like", "open", "convert")
 class VectorSettings:
     """How item vectors are made. Dimensions are upper bounds: a small catalog has fewer."""
 
+    encoder: str = "auto"  # of words: a name in data.text_vectors.ENCODERS
     text_dimensions: int = 64
     behaviour_dimensions: int = 64
     text_weight: float = 0.5  # share of the squared length; behaviour has the rest
@@ -38,33 +39,21 @@ class VectorSettings:
     enough: float = 5.0  # co-occurrences at which an item's own company weighs as much as what its words suggest
 
 
-def unit(rows: npt.NDArray[Any]) -> Floats:
-    """Rows at length 1; a row of zeros stays."""
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.where(length > 1e-12, length, 1.0), dtype=np.float32)
-
-
-def words_of(items: pl.DataFrame) -> list[str]:
-    """One text per item: title, creator (also as one word), tags twice, kind, text."""
-    texts = []
-    for title, creator, tags, kind, text in items.select("title", "creator", "tags", "kind", "text").iter_rows():
-        tagged = " ".join(tag for tag in tags or () if tag)
-        one_word = f"by_{'_'.join(creator.lower().split())}" if creator else ""
-        parts = [title or "", creator or "", one_word, tagged, tagged, text or ""]
-        said = " ".join(part for part in parts if part)
-        texts.append(f"{said} kind_{kind}" if said else "")
-    return texts
-
-
 def item_vectors(
-    items: pl.DataFrame, events: pl.DataFrame | None, settings: VectorSettings, seed: int
+    items: pl.DataFrame,
+    events: pl.DataFrame | None,
+    settings: VectorSettings,
+    seed: int,
+    *,
+    begin: Callable[[str], object] = lambda step: None,
 ) -> tuple[Floats, dict[str, npt.NDArray[Any]]]:
     """Unit vectors (N, D) of the items, and the arrays by which `vectors_from_text` places items that come later.
 
     `events` has the EVENTS columns or is None. An item with neither words nor company gets a row of zeros.
     """
-    texts = words_of(items)
-    text, model = _text_vectors(texts, settings, seed)
+    begin("words")
+    text, model = fit_text(items, settings.encoder, settings.text_dimensions, settings.max_words, seed)
+    begin("company")
     company, met = _company_vectors(items, events, settings, seed)
     spoken = np.linalg.norm(text, axis=1) > 0
     seen = np.linalg.norm(company, axis=1) > 0
@@ -83,39 +72,12 @@ def item_vectors(
 
 def vectors_from_text(items: pl.DataFrame, model: dict[str, npt.NDArray[Any]]) -> Floats:
     """Vectors (M, D) of items nobody has met yet, in the space that `item_vectors` made. No words: a row of zeros."""
-    ridge, components = model["ridge"], model["components"]
-    text = np.zeros((items.height, ridge.shape[0]), dtype=np.float32)
-    if len(model["terms"]):
-        vectorizer = TfidfVectorizer(vocabulary=model["terms"].tolist(), sublinear_tf=True)
-        vectorizer.idf_ = model["idf"]
-        text = unit(vectorizer.transform(words_of(items)) @ components.T)
+    text, ridge = place_text(items, model), model["ridge"]
     return _join(text, text @ ridge, float(model["share"][0]))
 
 
 def _join(text: Floats, company: Floats, share: float) -> Floats:
     return unit(np.concatenate([np.sqrt(share) * unit(text), np.sqrt(1 - share) * unit(company)], axis=1))
-
-
-def _reduce(matrix: Any, dimensions: int, seed: int) -> TruncatedSVD:
-    return TruncatedSVD(min(dimensions, min(matrix.shape) - 1), random_state=seed, n_iter=4).fit(matrix)
-
-
-def _text_vectors(texts: list[str], settings: VectorSettings, seed: int) -> tuple[Floats, dict[str, npt.NDArray[Any]]]:
-    empty = {
-        "terms": np.zeros(0, dtype="<U1"),
-        "idf": np.zeros(0),
-        "components": np.zeros((0, 0), dtype=np.float32),
-    }
-    vectorizer = TfidfVectorizer(sublinear_tf=True, max_features=settings.max_words)
-    try:
-        matrix = vectorizer.fit_transform(texts)
-    except ValueError:  # no words at all
-        return np.zeros((len(texts), 0), dtype=np.float32), empty
-    if min(matrix.shape) < 3:
-        return np.zeros((len(texts), 0), dtype=np.float32), empty
-    components = _reduce(matrix, settings.text_dimensions, seed).components_.astype(np.float32)
-    terms = np.asarray(vectorizer.get_feature_names_out(), dtype=str)
-    return unit(matrix @ components.T), {"terms": terms, "idf": vectorizer.idf_, "components": components}
 
 
 def _company_vectors(
@@ -139,7 +101,7 @@ def _company_vectors(
     matrix = sparse.csr_matrix((information[kept], (pairs.row[kept], pairs.col[kept])), shape=(size, size))
     if matrix.nnz == 0:
         return nothing
-    reduced = _reduce(matrix, settings.behaviour_dimensions, seed)
+    reduced = reduce(matrix, settings.behaviour_dimensions, seed)
     # Half of each singular value: the symmetric split of a factored PMI matrix (Levy, Goldberg & Dagan, TACL 2015).
     vectors = matrix @ reduced.components_.T / np.sqrt(np.maximum(reduced.singular_values_, 1e-9))
     return unit(vectors), met

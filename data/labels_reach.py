@@ -57,13 +57,15 @@ def reachable(seen: Visits) -> pl.DataFrame:
 
 def converted(seen: Visits) -> pl.DataFrame:
     """Per decision row: converted_28, a conversion before the end of local day D + 28, in a later session."""
-    sittings = seen.events.group_by("user", "session_id").agg(
-        began=pl.col("time").min(), time=pl.col("time").filter(pl.col("action") == "convert").min()
+    sittings = seen.events.group_by("session").agg(
+        pl.col("user").first(),
+        began=pl.col("time").min(),
+        time=pl.col("time").filter(pl.col("action") == "convert").min(),
     )
-    own = seen.decisions.group_by("user", session_id="own_session").agg(decided=pl.col("time").min())
+    own = seen.decisions.group_by(session="own_session").agg(decided=pl.col("time").min())
     bought = (
         sittings.filter(pl.col("time").is_not_null())
-        .join(own, on=["user", "session_id"], how="left")
+        .join(own, on="session", how="left")
         .with_columns(began=pl.min_horizontal("began", "decided"))
         .sort("user", "began")
         # Of the conversions in this or a later session, the earliest.

@@ -2,7 +2,6 @@
 
 import polars as pl
 
-from data.interactions import interactions
 from data.visits import Visits
 
 RESPONSES = {"plays": "play", "completes": "complete", "saves": "save", "dislikes": "dislike", "skips": "skip"}
@@ -13,17 +12,18 @@ def responses(seen: Visits) -> pl.DataFrame:
 
     They are counted in the decision's own session; where there is none (a message), to the end of local day D + 1.
     """
-    made = seen.decisions.select("row", "user", "decision_id", "own_session", decided="day")
-    answers = seen.events.filter(pl.col("action").is_in(list(RESPONSES.values())) & pl.col("item_id").is_not_null())
-    own = (pl.col("session_id") == pl.col("own_session")).fill_null(pl.col("day") <= pl.col("decided") + 1)
+    made = seen.decisions.select("row", "user", "decision", "own_session", decided="day")
+    answers = seen.events.filter(pl.col("action").is_in(list(RESPONSES.values())) & pl.col("item").is_not_null())
+    own = (pl.col("session") == pl.col("own_session")).fill_null(pl.col("day") <= pl.col("decided") + 1)
     counts = (
-        answers.join(made, on=["user", "decision_id"])
+        answers.lazy()
+        .select("user", "decision", "session", "day", "action", "item")
+        .join(made.lazy(), on=["user", "decision"])
         .filter(own)
+        .unique(["row", "action", "item"])
         .group_by("row")
-        .agg(
-            pl.col("item_id").filter(pl.col("action") == action).n_unique().cast(pl.Int16).alias(label)
-            for label, action in RESPONSES.items()
-        )
+        .agg((pl.col("action") == action).sum().cast(pl.Int16).alias(label) for label, action in RESPONSES.items())
+        .collect()
     )
     labels = made.select("row").join(counts, on="row", how="left", maintain_order="left")
     return labels.with_columns(pl.col(*RESPONSES).fill_null(0))
@@ -31,12 +31,9 @@ def responses(seen: Visits) -> pl.DataFrame:
 
 def minutes(seen: Visits) -> pl.DataFrame:
     """Per decision row: minutes_1d, played from the decision on, its own session included, to the end of day D + 1."""
-    played = interactions(seen.events, "user", "day").filter(pl.col("seconds") > 0)
     total = (
-        played.select("user", "time", seconds=pl.col("seconds").cast(pl.Float64))
-        .sort("user", "time")
-        .with_columns(total=pl.col("seconds").cum_sum().over("user"))
-        .select("user", "total", played="time")
+        seen.interactions.filter(pl.col("seconds") > 0)
+        .select("user", played="time", total=pl.col("seconds").cast(pl.Float64).cum_sum().over("user"))
         .sort("played", maintain_order=True)
     )
     upto = [

@@ -18,8 +18,9 @@ _HOURS_PER_WEEK = 168
 def returns(seen: Visits) -> pl.DataFrame:
     """Per decision row: return_time, return_days, return_observed, returned_{1,7,14,28}d (windows not yet masked).
 
-    return_days is the local days to the next visit (0: later the same day). Where none was seen it is the number of
-    local days that were seen to their end, D included, without one: the return comes on day return_days or later.
+    returned_{w}d: whether a visit that starts after the decision starts by the end of local day D + w. return_days: the
+    local days to the next visit (0: later the same day); where none was seen, the number of local days that were seen
+    to their end, D included, without one: the return comes on day return_days or later.
     """
     after = seen.decisions.select("row", "user", "time", "day", "today").sort("time")
     visit = seen.starts.select("user", return_time="time", return_day="day").sort("return_time")
@@ -43,7 +44,11 @@ def returns(seen: Visits) -> pl.DataFrame:
 
 
 def active_days(seen: Visits) -> pl.DataFrame:
-    """Per decision row: active_days_7, active_days_28 (days with a visit) and habit_28 (weeks with >= 3 of them)."""
+    """Per decision row: active_days_7, active_days_28, habit_28.
+
+    active_days_{w}: on how many of local days D + 1 .. D + w a visit starts. habit_28: how many of the four weeks after
+    D have three such days or more.
+    """
     days = (seen.starts["user"] * _DAY_SPAN + seen.starts["day"]).unique().sort()
     base = seen.decisions["user"] * _DAY_SPAN + seen.decisions["day"]
     upto = [days.search_sorted(base + 7 * week, side="right").cast(pl.Int32) for week in range(5)]
@@ -62,7 +67,10 @@ def active_days(seen: Visits) -> pl.DataFrame:
 
 
 def regularity(seen: Visits) -> pl.DataFrame:
-    """Per decision row: regularity_28, `repeated_hours` of the four weeks D + 1 .. D + 28; 0 where none can repeat."""
+    """Per decision row: regularity_28, how far the four weeks D + 1 .. D + 28 repeat each other's hours beyond chance.
+
+    That is `repeated_hours` of them; 0 where none can repeat.
+    """
     tomorrow = hour_code(seen.decisions["user"], seen.decisions["day"] + 1, 0)
     value = repeated_hours(visit_hours(seen.starts), tomorrow, 4)
     return pl.DataFrame({"row": seen.decisions["row"], "regularity_28": value.fill_null(0.0).cast(pl.Float32)})

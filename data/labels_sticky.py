@@ -8,7 +8,6 @@ for the long term" (2023). At the start of a log everything is new; leave its fi
 
 import polars as pl
 
-from data.interactions import interactions
 from data.schema import ACTION_CODE
 from data.visits import Visits
 
@@ -18,22 +17,23 @@ def sticky_days(
 ) -> pl.DataFrame:
     """Per decision row: discovered, sticky_days_{w} for each of `windows` (0 where nothing was discovered).
 
+    sticky_days_{w}: on how many days, after D and by the end of D + w, a visit starts in which the user takes again
+    what the decision let them discover.
     `discovered` counts the creators (items) that the decision let the user discover.
     """
-    # What one local day says of an item does not change afterwards: so a closed window never reopens.
-    dealt = interactions(seen.events, "user", "day", "session_day")
-    dealt = dealt.with_columns(_key(dealt, items), took=pl.col("action").is_in([ACTION_CODE[a] for a in taken]))
-    first = dealt.unique(["user", "key"], keep="first", maintain_order=True).select(
-        "user", "key", "decision_id", "session_id", "day"
+    dealt = seen.interactions.with_columns(
+        _key(seen, items), took=pl.col("action").is_in([ACTION_CODE[a] for a in taken])
     )
-    took = dealt.filter("took").select("user", "key", "decision_id", "session_id", "day").unique()
+    first = dealt.unique(["user", "key"], keep="first", maintain_order=True)
+    here = ["user", "key", "decision", "session", "day"]
+    took = dealt.filter("took")
     discovered = (
-        first.filter(pl.col("decision_id").is_not_null())
-        .join(took, on=["user", "key", "decision_id", "session_id", "day"], how="semi")
-        .join(seen.decisions.select("row", "user", "decision_id", decided="day"), on=["user", "decision_id"])
+        first.filter(pl.col("decision").is_not_null())
+        .join(took, on=here, how="semi")
+        .join(seen.decisions.select("row", "user", "decision", decided="day"), on=["user", "decision"])
         .select("row", "user", "key", "decided")
     )
-    again = dealt.filter("took").select("user", "key", "session_day", "day").unique()
+    again = took.select("user", "key", "session_day", "day").unique()
     came = discovered.join(again, on=["user", "key"]).filter(pl.col("session_day") > pl.col("decided"))
     counts = came.group_by("row").agg(
         pl.col("session_day")
@@ -49,10 +49,12 @@ def sticky_days(
     return labels.with_columns(pl.exclude("row").fill_null(0))
 
 
-def _key(dealt: pl.DataFrame, items: pl.DataFrame | None) -> pl.Series:
+def _key(seen: Visits, items: pl.DataFrame | None) -> pl.Series:
+    """What each interaction could let one discover, as a number: the creator of its item, or else the item."""
+    item = seen.interactions["item"].alias("key")
     if items is None:
-        return dealt["item_id"].alias("key")
-    creators = items.select("item_id", "creator")
-    known = dealt.select("item_id").join(creators, on="item_id", how="left", maintain_order="left")
+        return item
+    known = seen.items.join(items.select("item_id", "creator"), on="item_id", how="left")
     creator = pl.when(pl.col("creator") != "").then("creator:" + pl.col("creator"))
-    return known.select(key=pl.coalesce(creator, "item:" + pl.col("item_id"))).to_series()
+    keys = known.select("item", key=pl.coalesce(creator, "item:" + pl.col("item_id")).rank("dense"))
+    return item.replace_strict(keys["item"], keys["key"], return_dtype=pl.UInt32)

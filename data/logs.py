@@ -27,3 +27,7 @@ class Logs:
     end: datetime | None = None
     rejected: pl.DataFrame | None = None
     """Rows the reader itself had to leave out, as REJECTED; `data.ingest` keeps them."""
+    rows: Mapping[str, pl.Series] = field(default_factory=dict)
+    """By table, which row of the source (from 0) each of its rows was, where some were left out before it."""
+    labels: tuple[str, ...] | None = None
+    """The outcome labels that mean something in this log; None: all whose window it can carry (`data.outcomes`)."""

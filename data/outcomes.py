@@ -35,7 +35,7 @@ from data.labels_response import RESPONSES, minutes, responses
 from data.labels_return import active_days, regularity, returns
 from data.labels_sticky import sticky_days
 from data.local_time import local_clock, local_day, with_time_zone
-from data.schema import TIME, as_polars
+from data.schema import ACTIONS, SURFACES, TIME, as_polars
 from data.sessions import GAP_MINUTES, link_sessions, session_decisions, sessionize
 from data.store import LogStore, read_parquet
 from data.visits import WINDOWS, visits
@@ -85,6 +85,7 @@ _FAMILIES: tuple[tuple[str, ...], ...] = (
     tuple(RESPONSES),
     ("minutes_1d",),
 )
+CLOCKS = ("local", "utc")
 _NEEDS = RESPONSES | {"converted_28": "convert"}
 
 
@@ -92,15 +93,31 @@ _NEEDS = RESPONSES | {"converted_28": "convert"}
 class OutcomeSettings:
     """How sessions, visits and discoveries are told. `carried_share` is explained at `carried_labels`.
 
-    `gap_minutes` cuts sessions where events have no session id (in a store all have one, by the gap it was written
-    with); everywhere it says how far from a session a decision may lie and still be made in it.
+    gap_minutes: cuts sessions where events have no session id (in a store all have one, by the gap it was written
+    with); everywhere it says how far from a session a decision may lie and still be made in it. clock: whose days are
+    counted, each user's "local" ones or those of "utc". active: actions that make a session a visit. taken: reactions
+    by which something new is discovered. message_surfaces: where decisions are made in no session.
     """
 
     gap_minutes: float = GAP_MINUTES
+    clock: str = "local"
     active: tuple[str, ...] = ("play", "skip", "complete", "save", "like", "dislike", "open", "convert")
     taken: tuple[str, ...] = ("play", "complete", "save", "like", "convert")
     message_surfaces: tuple[str, ...] = ("push", "email")
     carried_share: float = 1 / 3
+
+    def __post_init__(self) -> None:
+        for name, words, known in (
+            ("clock", (self.clock,), CLOCKS),
+            ("active", self.active, ACTIONS),
+            ("taken", self.taken, ACTIONS),
+            ("message_surfaces", self.message_surfaces, SURFACES),
+        ):
+            for word in words:
+                if word not in known:
+                    raise InputError(f"{name}: {word!r} is not known: choose from {', '.join(known)}")
+        if not self.gap_minutes > 0:
+            raise InputError(f"gap_minutes: {self.gap_minutes} ends no session: give the minutes of silence that do")
 
 
 def outcomes(
@@ -126,7 +143,7 @@ def outcomes(
     seen = visits(
         events,
         decisions,
-        users,
+        users if settings.clock == "local" else None,
         end,
         active=settings.active,
         message_surfaces=settings.message_surfaces,
@@ -200,17 +217,21 @@ def carried_labels(
     carried_share: float = 1 / 3,
     *,
     seconds: bool = True,
+    known: Collection[str] | None = None,
 ) -> tuple[tuple[str, ...], dict[str, str]]:
     """(labels that a log from `start` to `end` can carry, label -> why for those it cannot).
 
     A window is carried when it closes within the log for decisions in at least the first `carried_share` of it: fewer
     would be the habits of a few early days. A label of an action that is not among `actions` (those that occur; None:
-    any) would be a false zero, and so would be minutes where no event has its `seconds`.
+    any) would be a false zero, and so would be minutes where no event has its `seconds`. `known` are the labels that
+    the log's reader vouches for, and then no other is carried (None: it does not say).
     """
     days = (end - start).total_seconds() / 86_400
     out = {}
     for label, window in LABEL_WINDOWS.items():
-        if window > days * (1 - carried_share):
+        if known is not None and label not in known:
+            out[label] = f"this log can tell {', '.join(known) or 'no label'} only"
+        elif known is None and window > days * (1 - carried_share):
             out[label] = f"the log spans {days:.1f} days; a window of {window} needs {window / (1 - carried_share):.0f}"
         elif actions is not None and label in _NEEDS and _NEEDS[label] not in actions:
             out[label] = f"the log has no {_NEEDS[label]!r} events"
@@ -227,7 +248,12 @@ def write_outcomes(
     Memory is bounded by one bucket (a bucket per worker with the Ray engine, see `data.engines`).
     """
     labels, left_out = carried_labels(
-        store.start, store.end, store.actions, settings.carried_share, seconds=store.has_seconds
+        store.start,
+        store.end,
+        store.actions,
+        settings.carried_share,
+        seconds=store.has_seconds,
+        known=store.labels,
     )
     folder.mkdir(parents=True, exist_ok=True)
     work = partial(_label_bucket, store.folder.resolve(), folder.resolve(), settings, labels)

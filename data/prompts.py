@@ -23,16 +23,15 @@ def messages(events: pl.DataFrame, decisions: pl.DataFrame, surfaces: tuple[str,
 
 def prompted(seen: Visits, sent: pl.DataFrame, hours: float) -> pl.Series:
     """Per row of `seen.starts`, True where a message was `sent` (`messages`) in the `hours` before the visit."""
-    names = pl.concat([seen.events.select("user_id", "user"), seen.decisions.select("user_id", "user")]).unique()
-    sent = sent.join(names, on="user_id").sort("time")
+    sent = sent.join(seen.users, on="user_id").sort("time")
     spans = pl.concat(
         [
-            seen.events.select("user", "session_id", "time"),
-            seen.decisions.select("user", "time", session_id="own_session").select("user", "session_id", "time"),
+            seen.events.select("session", "time"),
+            seen.decisions.select(pl.col("own_session").alias("session"), "time"),
         ]
     )
-    began = spans.group_by("user", "session_id").agg(began=pl.col("time").min())
-    visit = seen.starts.with_row_index("visit").join(began, on=["user", "session_id"], how="left")
+    began = spans.group_by("session").agg(began=pl.col("time").min())
+    visit = seen.starts.with_row_index("visit").join(began, on="session", how="left")
     near = pl.duration(microseconds=round(hours * 3.6e9))
     found = []
     for inside, start, exact in ((False, "time", True), (True, "began", False)):

@@ -9,6 +9,7 @@ spare for items that come later.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -20,8 +21,9 @@ from scipy.optimize import linear_sum_assignment
 from data.balanced_kmeans import centres, cluster, distances
 from data.catalog import Catalog
 from data.errors import InputError
-from data.item_vectors import VectorSettings, item_vectors, unit, vectors_from_text
+from data.item_vectors import VectorSettings, item_vectors, vectors_from_text
 from data.schema import validate
+from data.text_vectors import unit
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
@@ -50,22 +52,32 @@ def choose_level_sizes(items: int, levels: int) -> tuple[int, ...]:
     return (*upper, last)
 
 
-def build_catalog(items: pl.DataFrame, events: pl.DataFrame | None, settings: CatalogSettings, seed: int) -> Catalog:
+def build_catalog(
+    items: pl.DataFrame,
+    events: pl.DataFrame | None,
+    settings: CatalogSettings,
+    seed: int,
+    *,
+    begin: Callable[[str], object] = lambda step: None,
+) -> Catalog:
     """Embed `items` (ITEMS columns; the optional ones may be missing) and give each an ID. Rows keep their order.
 
     `events` (EVENTS columns) is the behaviour that may be looked at, or None. The same seed gives the same catalog.
+    `begin` is told of each of the 2 + levels steps as it begins: what it is.
     Raises InputError for no items, an item_id twice, or level sizes with fewer IDs than items.
     """
     items = _complete(items)
     sizes = settings.level_sizes or choose_level_sizes(items.height, settings.levels)
-    vectors, model = item_vectors(items, events, settings.vectors, seed)
+    vectors, model = item_vectors(items, events, settings.vectors, seed, begin=begin)
     if vectors.shape[1] == 0:
         vectors = np.zeros((items.height, 1), dtype=np.float32)
-    codes, books = semantic_ids(vectors, sizes, seed)
+    codes, books = semantic_ids(vectors, sizes, seed, begin=begin)
     return Catalog(items, vectors, codes, tuple(sizes), books, model)
 
 
-def semantic_ids(vectors: Floats, level_sizes: tuple[int, ...], seed: int) -> tuple[Ints, tuple[Floats, ...]]:
+def semantic_ids(
+    vectors: Floats, level_sizes: tuple[int, ...], seed: int, *, begin: Callable[[str], object] = lambda step: None
+) -> tuple[Ints, tuple[Floats, ...]]:
     """Unique codes (N, L) of `vectors` (N, D), and each level's codebook (size, D), of residuals after the first.
 
     Raises InputError when there are more items than IDs.
@@ -83,12 +95,14 @@ def semantic_ids(vectors: Floats, level_sizes: tuple[int, ...], seed: int) -> tu
     residual = vectors.astype(np.float32)
     books: list[Floats] = []
     for level in range(levels - 1):
+        begin(f"level {level + 1} of {levels}")
         size = level_sizes[level]
         code, book = cluster(residual, group, size, most[level], rng)
         codes[:, level] = code
         residual = residual - book[code]
         group = group * size + code
         books.append(book)
+    begin(f"level {levels} of {levels}")
     code, book = _last_level(residual, group, level_sizes[-1], rng)
     codes[:, -1] = code
     return codes, (*books, book)

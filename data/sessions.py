@@ -27,11 +27,15 @@ def sessionize(events: pl.DataFrame, gap_minutes: float = GAP_MINUTES) -> pl.Dat
     gap = pl.duration(microseconds=round(gap_minutes * 60e6))
     far = pl.col("time").diff() > gap
     other = pl.col("user_id") != pl.col("user_id").shift()
-    events = events.with_columns(sitting=(far | other).fill_null(True).cum_sum())
-    name = pl.col("user_id") + "@" + pl.col("time").first().over("sitting").to_physical().cast(pl.String)
-    near = pl.col("session_id").forward_fill().over("sitting")
-    after = pl.col("session_id").backward_fill().over("sitting")
-    return events.with_columns(session_id=pl.coalesce(near, after, name)).drop("sitting")
+    events = events.with_columns(begins=(far | other).fill_null(True)).with_columns(sitting=pl.col("begins").cum_sum())
+    name = pl.col("user_id") + "@" + pl.col("time").to_physical().cast(pl.String)
+    names = events.filter("begins").select(name).to_series()
+    events = events.with_columns(named=names.gather(events["sitting"] - 1))
+    if events["session_id"].null_count() < events.height:
+        near = pl.col("session_id").forward_fill().over("sitting")
+        after = pl.col("session_id").backward_fill().over("sitting")
+        events = events.with_columns(named=pl.coalesce(near, after, "named"))
+    return events.with_columns(session_id="named").drop("begins", "sitting", "named")
 
 
 def by_user_and_time(frame: pl.DataFrame) -> pl.DataFrame:

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import yaml
 
 from data.errors import InputError
 from data.logs import REJECTED
-from data.schema import polars_schema, validate
+from data.schema import TABLES, polars_schema, validate
 from data.store import read_parquet
 from data.text_files import NO_SEPARATOR, read_text
 
@@ -32,10 +33,25 @@ FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl
 PACKED = (".gz", ".zst")
 CONNECT_SECONDS = 10
 QUERY_SECONDS = 600
+DESCRIPTION = "log.yaml"
 _KEYS = {"file": (), "duckdb": ("query",), "postgresql": ("query",), "dataset": ("split",)}
 
 Table = tuple[pl.DataFrame, pl.DataFrame]
 """A table's rows as they were found, and the rejected ones: table, row, reason."""
+
+
+def sources_of(path: Path) -> tuple[Mapping[str, Any], Path]:
+    """(table -> its source, the folder that relative paths start at) of a folder of tables, or of a log.yaml.
+
+    A source is the path of a file or folder, or a mapping as `read_source` takes it. Raises InputError where `path` is
+    neither, and for tables that are strangers or there twice.
+    """
+    description = path / DESCRIPTION if path.is_dir() else path
+    if path.suffix in (".yaml", ".yml") or (path.is_dir() and description.is_file()):
+        return _described(description), description.parent
+    if not path.is_dir():
+        raise InputError(f"{path}: not a folder: the longplay reader takes a folder with tables, or a {DESCRIPTION}")
+    return _files(path), path
 
 
 def read_source(source: Mapping[str, Any], table: str, beside: Path) -> Table:
@@ -236,3 +252,32 @@ def _from_dataset(name: str, split: str, beside: Path) -> pl.DataFrame:
     frame = found.to_polars()
     assert isinstance(frame, pl.DataFrame)
     return frame
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """table -> its file, or the folder that holds its files."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if not (path.is_dir() or format_of(path)):
+            continue
+        table = path.name.split(".")[0]
+        if table not in TABLES:
+            raise InputError(f"{path}: not one of our tables: name it {', '.join(TABLES)}, or take it away")
+        if table in found:
+            raise InputError(f"{path}: {table} is there twice, as {found[table].name} too: keep one of them")
+        found[table] = path
+    return found
+
+
+def _described(path: Path) -> Mapping[str, Any]:
+    """table -> source, as a log.yaml says."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read as YAML ({error}): mend it") from None
+    if not isinstance(found, dict) or not all(isinstance(source, dict) for source in found.values()):
+        raise InputError(f"{path}: must be a source for each table, e.g. events: {{file: events.csv}}")
+    strangers = sorted(set(found) - set(TABLES), key=str)
+    if strangers:
+        raise InputError(f"{path}: unknown table {strangers[0]!r}: use {', '.join(TABLES)}")
+    return found

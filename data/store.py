@@ -26,7 +26,6 @@ from data.schema import polars_schema
 from data.sessions import link_sessions, own_session_ids, session_decisions, sessionize
 
 STORE_VERSION = 3
-BUCKETS = 16
 ROW_GROUP = 262_144
 
 
@@ -54,6 +53,8 @@ class LogStore:
         self.has_seconds: bool = facts["has_seconds"]
         """False where no event says how long it lasted."""
         self.notes: Mapping[str, str] = facts["notes"]
+        self.labels: tuple[str, ...] | None = None if facts.get("labels") is None else tuple(facts["labels"])
+        """The outcome labels that mean something in this log; None: all whose window it can carry."""
         self.parts: tuple[Mapping[str, Any], ...] = tuple(facts["parts"])
         """Per ingest, in order: source (its name), rows (table -> kept), rejected (table: reason -> rows)."""
         self._slate_size: int = facts["slate_size"]

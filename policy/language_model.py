@@ -77,10 +77,13 @@ class LegalSlateModel(PreTrainedModel):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        logits_to_keep: int = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """As the wrapped class, with logits (B, S, V) legal after `<slate>` and the loss taken from them.
 
+        `logits_to_keep`: how many positions, from the last, are wanted of the logits (0: all); not of their number is
+        the work, which is on the completion's positions and the legal tokens in any case, but the memory.
         `labels` follow the Hugging Face convention (shifted inside, -100 ignored); the loss is the mean over labelled
         completion tokens, or the sum over `num_items_in_batch` where the trainer passes it.
         """
@@ -99,6 +102,7 @@ class LegalSlateModel(PreTrainedModel):
                 labels=labels,
                 use_cache=use_cache,
                 **({"num_items_in_batch": num_items_in_batch} if num_items_in_batch is not None else {}),
+                **({"logits_to_keep": logits_to_keep} if logits_to_keep else {}),
                 **kwargs,
             )
             return cast(CausalLMOutputWithPast, plain)
@@ -108,7 +112,7 @@ class LegalSlateModel(PreTrainedModel):
         loss = None
         if labels is not None:
             loss = _completion_loss(legal, input_ids, labels, at, self.grammar.vocabulary.first, num_items_in_batch)
-        wide = self._widen(legal, input_ids, at)
+        wide = self._widen(legal, input_ids.shape[1], at, logits_to_keep)
         return CausalLMOutputWithPast(loss=cast(Any, loss), logits=cast(Any, wide))
 
     def completion_log_probs(
@@ -229,14 +233,16 @@ class LegalSlateModel(PreTrainedModel):
         logits = nn.functional.linear(predicting, self.catalog_head()).float()
         return logits.masked_fill(~self.grammar.legal_all(completions), ILLEGAL)
 
-    def _widen(self, legal: Tensor, input_ids: Tensor, at: Tensor) -> Tensor:
-        """Spread (B, T, C) logits over the model's full width (B, S, V), as trainers index them by token id."""
-        batch, length = input_ids.shape
+    def _widen(self, legal: Tensor, sequence: int, at: Tensor, keep: int) -> Tensor:
+        """Spread (B, T, C) logits over the model's full width, as trainers index them: (B, S or keep, V)."""
+        gone = sequence - keep if keep else 0  # positions that nobody asked for
+        if bool((at < gone).any()):
+            raise ValueError(f"logits of the last {keep} positions only: a completion begins before them")
         first, size = self.grammar.vocabulary.first, self.grammar.vocabulary.size
-        wide = legal.new_full((batch, length, self.config.vocab_size), ILLEGAL)
-        rows = torch.arange(batch, device=at.device)[:, None]
+        wide = legal.new_full((len(legal), sequence - gone, self.config.vocab_size), ILLEGAL)
+        rows = torch.arange(len(legal), device=at.device)[:, None]
         columns = torch.arange(first, first + size, device=at.device)
-        return wide.index_put((rows[..., None], at[..., None], columns), legal)
+        return wide.index_put((rows[..., None], at[..., None] - gone, columns), legal)
 
 
 def completion_positions(input_ids: Tensor, slate_id: int, length: int) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,6 +28,7 @@ from policy.checkpoint import load_speaker, save_adapter
 from policy.presets import Preset
 from policy.slate_reward import RewardModule, SlateReward
 from policy.training import adapter, machine_arguments, with_progress, write_metrics
+from policy.watch import HeldOut, KLTarget, Watch, WatchSettings, train_watched
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 from trl.experimental.ppo import PPOConfig, PPOTrainer
@@ -35,9 +36,14 @@ from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 @dataclass(frozen=True)
 class PPOSettings:
-    """until: prompts come from decisions before this time (us since 1970)."""
+    """until: prompts come from decisions before this time (us since 1970). watch: how it is watched on held-out ones.
+
+    kl_target: divergence from the reference to steer to, nats per slate (None: a fixed penalty).
+    """
 
     until: int
+    watch: WatchSettings = field(default_factory=WatchSettings)
+    kl_target: float | None = None
     seed: int = 0
 
 
@@ -155,6 +161,16 @@ def train_ppo(
         eval_dataset=Dataset.from_dict({"input_ids": prompts[:1], "row": rows[:1].tolist()}),
         data_collator=AnnouncingCollator(spoken.tokenizer, module),
     )
-    with_progress(trainer, title).train()
+    if settings.kl_target is not None:
+
+        def steer(change: float) -> None:
+            config.kl_coef *= change
+
+        trainer.add_callback(KLTarget(steer, settings.kl_target, spoken.grammar.length))
+    held_out = HeldOut.choose(
+        histories, decisions, settings.until, rows, settings.watch.prompts, spoken.settings.history_length, rng
+    )
+    watch = Watch(spoken, reward, held_out, settings.watch, settings.seed) if len(held_out.rows) else None
+    train_watched(with_progress(trainer, title), watch)
     write_metrics(trainer, folder, "ppo")
     save_adapter(model, folder)

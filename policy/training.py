@@ -123,7 +123,7 @@ def write_metrics(trainer: Trainer, folder: Path, stage: str) -> None:
 
     Wall-clock figures are left out: the same seed writes the same bytes, and the manifest has the time.
     """
-    clock = ("runtime", "per_second", "eps", "total_flos")
+    clock = ("runtime", "per_second", "eps", "total_flos", "step_time")
     with (folder / METRICS).open("a") as out:
         for entry in trainer.state.log_history:
             kept = {key: value for key, value in entry.items() if not any(word in key for word in clock)}

@@ -6,7 +6,7 @@ python scripts/build_outcomes.py --run runs/big --engine ray
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from trl import TrlParser
@@ -16,23 +16,34 @@ from data.errors import exit_on_input_error
 from data.outcomes import OutcomeSettings, write_outcomes
 from data.store import LogStore
 
+DEFAULTS = OutcomeSettings()
+
 
 @dataclass
 class OutcomesArguments:
-    """What counts as a session."""
+    """What counts as a session, a visit, a day and a discovery."""
 
     run: str = field(default="runs/demo", metadata={"help": "run folder with logs/"})
     gap_minutes: float = field(default=30.0, metadata={"help": "silence that ends a session, minutes"})
+    clock: str = field(default="local", metadata={"help": "whose days: local (of the user's time zone) or utc"})
+    active: list[str] = field(
+        default_factory=lambda: list(DEFAULTS.active), metadata={"help": "actions that make a session a visit"}
+    )
+    taken: list[str] = field(
+        default_factory=lambda: list(DEFAULTS.taken), metadata={"help": "reactions by which something is discovered"}
+    )
     engine: str = field(default="local", metadata={"help": "local, or ray: spread over the cluster of RAY_ADDRESS"})
 
 
 def stage(args: OutcomesArguments) -> bool:
     """Write the outcomes; True when they were made, False when they were there."""
     logs = Path(args.run) / "logs"
-    settings = OutcomeSettings(gap_minutes=args.gap_minutes)
+    settings = OutcomeSettings(
+        gap_minutes=args.gap_minutes, clock=args.clock, active=tuple(args.active), taken=tuple(args.taken)
+    )
     return build(
         Path(args.run) / "outcomes",
-        config={"gap_minutes": args.gap_minutes},
+        config=asdict(settings),
         inputs=[logs],
         seed=0,
         make=lambda folder: write_outcomes(LogStore(logs), folder, settings, args.engine),

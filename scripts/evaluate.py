@@ -21,11 +21,11 @@ from rich.progress import Progress
 from trl import TrlParser
 
 from data.artifacts import build, fingerprint, manifest
-from data.catalog import Catalog
+from data.catalog import QUALITY, Catalog
 from data.errors import InputError, exit_on_input_error
 from eval.habit import habit_section
 from eval.report import make_report
-from eval.report.inputs import Comparison, Missing, ReportInputs, WorldSection
+from eval.report.inputs import Comparison, IdLevel, Missing, ReportInputs, WorldSection
 from eval.report.summary import print_summary
 from eval.rollout import Rollout
 from eval.sections import (
@@ -156,6 +156,7 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
         off_policy=off_policy,
         ranking=ranking,
         exposure=exposure,
+        semantic_ids=[IdLevel(**level) for level in json.loads((run.folder / "catalog" / QUALITY).read_text())],
         habit=habit,
         slates=slates,
         missing=missing(run),

@@ -33,6 +33,10 @@ class IngestArguments:
     slate_size: int = field(
         default=5, metadata={"help": "items of a session that stand for its slate, without decisions"}
     )
+    buckets: int = field(
+        default=0,
+        metadata={"help": "files to spread users over; 0: one per 400,000 events. Say more where more is to come"},
+    )
     append: bool = field(default=False, metadata={"help": "add to the log that is there instead of making a new one"})
 
 
@@ -41,15 +45,17 @@ def stage(args: IngestArguments) -> bool:
     source = Path(args.logs)
     if args.reader not in READERS:
         raise InputError(f"unknown reader {args.reader!r}: choose one of {', '.join(READERS)}")
+    if args.buckets < 0:
+        raise InputError(f"--buckets {args.buckets}: give a number of files, or 0 for as many as the log needs")
     if not args.logs or not source.exists():
         raise InputError(f"no log at {args.logs!r}: give its path with --logs")
 
     read, folder = READERS[args.reader], Path(args.run) / "logs"
-    config = {"reader": args.reader, "slate_size": args.slate_size}
+    config = {"reader": args.reader, "slate_size": args.slate_size, "buckets": args.buckets}
     if args.append and folder.is_dir():
         made = extend(folder, source=source, make=lambda place: append(read(source), place, source=str(source)))
     else:
-        settings = StoreSettings(slate_size=args.slate_size)
+        settings = StoreSettings(buckets=args.buckets or None, slate_size=args.slate_size)
         made = not holds(folder, config, source) and build(
             folder,
             config=config,

@@ -29,6 +29,9 @@ class PPOArguments(ModelArguments):
     reward: str = field(default="midterm", metadata={"help": "reward model: midterm or click"})
     start: str = field(default="dpo", metadata={"help": "adapter to start from, or none"})
     name: str = field(default="ppo", metadata={"help": "name of the adapter under policy/"})
+    kl_target: float = field(
+        default=0.0, metadata={"help": "divergence from SFT to steer to, nats per slate; 0: a fixed penalty"}
+    )
     model_seed: int = field(default=0, metadata={"help": "seed of sampling and order"})
 
 
@@ -36,7 +39,7 @@ def stage(args: PPOArguments, given: PPOConfig | None = None) -> bool:
     """Train the adapter; True when it was trained, False when an unchanged one was there."""
     run = open_run(Path(args.run))
     preset = args.resolved()
-    settings = PPOSettings(until=run.cut, seed=args.model_seed)
+    settings = PPOSettings(until=run.cut, kl_target=args.kl_target or None, seed=args.model_seed)
     base = run.folder / "policy" / "sft"
     start = None if args.start == "none" else run.folder / "policy" / args.start
     changed = overridden(given)

@@ -26,7 +26,7 @@ _COLUMNS = {"userid": "id", "version": "text", "retention_1": "flag", "retention
 NOTES = {
     "time": "days since the player's own install, which stands at 2000-01-01; dates, hours, weekdays are not published",
     "returned_7d": "a lower bound: came back on day 1 or day 7; of days 2 to 6, and after day 7, nothing is known",
-    "active_days_7": "counts days 1 and 7 only",
+    "labels": "returned_1d and returned_7d only: days 1 and 7 are all that is known",
     "propensity": "1/2 by design; the arms differ by 789 players (z = 2.6), a sample ratio worth a second look",
     "attributes": "sum_gamerounds counts the first 14 days after the install: an outcome, never a covariate",
     "decisions": "one per player, at install: it is the gate's place, not a recommendation",
@@ -57,4 +57,5 @@ def read(path: Path) -> Logs:
     users = players.select("user_id", attributes=pl.struct("sum_gamerounds").struct.json_encode())
     items = pl.DataFrame({"item_id": list(ARMS), "kind": ["other"] * 2, "title": list(ARMS.values())})
     tables = only("events", pl.concat([installs, *returns])), only("decisions", decisions), users
-    return Logs(items, *tables, noted(NOTES, rows), NO_CLOCK + timedelta(days=8), rows.rejected)
+    labels = ("returned_1d", "returned_7d")
+    return Logs(items, *tables, noted(NOTES, rows), NO_CLOCK + timedelta(days=8), rows.rejected, labels=labels)

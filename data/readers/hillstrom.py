@@ -27,8 +27,7 @@ _KNOWN |= {"zip_code": "text?", "newbie": "whole?", "channel": "text?"}
 _COLUMNS = {"segment": "text", "visit": "flag", "conversion": "flag", "spend": "amount"} | _KNOWN
 NOTES = {
     "time": "not published: decisions stand at 2000-01-01, answers 14 days later; hours and weekdays mean nothing",
-    "windows": "only returned_14d can be read: shorter windows are empty by construction, longer ones are not logged",
-    "converted_28": "a conversion is known for 14 days only: compare the convert events themselves, by arm",
+    "labels": "returned_14d only: when in the 14 days one came or bought is not published, nor what came after",
     "propensity": "1/3 by design, of the whole decision (which message, or none); counts of the arms agree with it",
     "decisions": "one per customer: repeated sends, fatigue, opt-outs and bounces cannot be learned",
     "surface": "a visit is to the shop's site: 'other'; it is not said that the e-mail brought it, so no decision_id",
@@ -65,4 +64,4 @@ def read(path: Path) -> Logs:
     words = {"item_id": list(ARMS.values()), "kind": ["message"] * 3, "title": list(ARMS)}
     tables = only("events", events), only("decisions", decisions), users
     end = closes + timedelta(days=1)
-    return Logs(pl.DataFrame(words), *tables, noted(NOTES, rows), end, rows.rejected)
+    return Logs(pl.DataFrame(words), *tables, noted(NOTES, rows), end, rows.rejected, labels=("returned_14d",))

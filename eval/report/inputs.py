@@ -74,6 +74,18 @@ class RankingSection:
 
 
 @dataclass(frozen=True)
+class IdLevel:
+    """One level of the semantic IDs, a row of `data.semantic_ids.quality`."""
+
+    level: int
+    size: int
+    used: int
+    perplexity: float
+    share: float
+    random: float
+
+
+@dataclass(frozen=True)
 class ExposureSection:
     """What policies show: policy -> the numbers of `Exposure.summary`."""
 
@@ -168,6 +180,7 @@ class ReportInputs:
     off_policy: OffPolicySection | None = None
     ranking: RankingSection | None = None
     exposure: ExposureSection | None = None
+    semantic_ids: Sequence[IdLevel] = ()
     habit: HabitSection | None = None
     slates: Sequence[ListenerSlates] = ()
     missing: Sequence[Missing] = ()

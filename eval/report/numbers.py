@@ -8,6 +8,7 @@ Paths that other programs may rely on:
     ope.<policy>.<estimator>.{value, lo, hi, ess, refused}
     ranking.<policy>.{hr@10, ndcg@10}                      (and hr@10_lo, hr@10_hi, ...)
     comparison.paired.<name>.<metric>.{diff, lo, hi}       this run less another one, on the same listeners
+    semantic_ids[].{level, size, used, perplexity, share, random}
     habit.tenths[].{tenth, people, low, high, measures.<measure>.{mean, lo, hi, people}}    habit.overall.<measure>
     habit.returns.<group>, habit.time_to_habit: {times, survival, lo, hi, at_risk, events, rows, people}
     timing.<stage>                                         seconds
@@ -60,6 +61,8 @@ def report_numbers(inputs: ReportInputs) -> Json:
         report["ranking_about"] = {"about": inputs.ranking.about, "targets": max(sizes, default=0)}
     if inputs.exposure is not None:
         report["exposure"] = {policy: dict(found) for policy, found in inputs.exposure.policies.items()}
+    if inputs.semantic_ids:
+        report["semantic_ids"] = [asdict(level) for level in inputs.semantic_ids]
     if inputs.habit is not None:
         report["habit"] = habit_json(inputs.habit)
     if inputs.slates:

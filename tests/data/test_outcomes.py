@@ -7,6 +7,8 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data.errors import InputError
 from data.ingest import StoreSettings, write_store
@@ -89,11 +91,11 @@ def fast(events: list[Row], decisions: list[Row], users: list[Row], end: datetim
     return outcomes(frame(events, "events"), frame(decisions, "decisions"), frame(users, "users"), end, items=ITEMS)
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_outcomes_equal_the_slow_reference_on_random_logs(seed: int) -> None:
-    days = [5, 20, 45, 80][seed % 4]
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), days=st.sampled_from([5, 20, 45, 80]), hours=st.integers(0, 47))
+def test_outcomes_equal_the_slow_reference_on_random_logs(seed: int, days: int, hours: int) -> None:
     events, decisions, users = random_log(seed, days)
-    end = START + timedelta(days=days) - timedelta(hours=seed)
+    end = START + timedelta(days=days) - timedelta(hours=hours)
     table = fast(events, decisions, users, end)
     wanted = reference(events, decisions, users, end)
     assert set(table["decision_id"]) == set(wanted)
@@ -180,6 +182,63 @@ def test_two_decisions_of_one_minute_share_their_session() -> None:
     table = fast(events, [decide("u", t, "d"), decide("u", t + timedelta(seconds=10), "e")], [], t + timedelta(days=9))
     assert table["return_observed"].to_list() == [False, False]
     assert table["plays"].to_list() == [1, 1]
+
+
+def test_two_sessions_of_one_minute_are_two_where_the_log_says_so() -> None:
+    t = datetime(2024, 5, 1, 9, tzinfo=UTC)
+    events = [
+        visit("u", t, "d") | {"session_id": "first"},
+        visit("u", t + timedelta(seconds=40), "e", item="i2") | {"session_id": "second"},
+    ]
+    decisions = [decide("u", t, "d"), decide("u", t + timedelta(seconds=35), "e")]
+    table = fast(events, decisions, [], t + timedelta(days=9))
+    assert table["return_observed"].to_list() == [True, False]
+    assert table["return_days"][0] == 0
+    assert table["plays"].to_list() == [1, 1]
+    for row in events:
+        row["session_id"] = None  # without ids they are one sitting: nobody came back
+    assert fast(events, decisions, [], t + timedelta(days=9))["return_observed"].to_list() == [False, False]
+
+
+def test_a_user_with_one_session_is_censored_and_one_who_joins_late_has_open_windows() -> None:
+    t = datetime(2024, 5, 1, 9, tzinfo=UTC)
+    late = t + timedelta(days=37)
+    events = [visit("once", t, "d"), visit("late", late, "e"), visit("late", late + timedelta(days=1))]
+    table = fast(events, [decide("once", t, "d"), decide("late", late, "e")], [], t + timedelta(days=40))
+    once, newcomer = table.rows(named=True)
+    assert (once["return_observed"], once["return_days"], once["returned_28d"]) == (False, 40, False)
+    assert (once["active_days_28"], once["regularity_28"], once["unreachable_reason"]) == (0, 0.0, "dormant")
+    assert (newcomer["return_observed"], newcomer["return_days"], newcomer["returned_1d"]) == (True, 1, True)
+    assert (newcomer["returned_7d"], newcomer["active_days_7"], newcomer["reachable_28"]) == (None, None, None)
+
+
+def test_days_are_counted_by_the_clock_that_is_asked_for() -> None:
+    """22:00 and 05:00 of one night: two days in Stockholm, and two other ones in UTC; a gap of an hour apart."""
+    t = datetime(2024, 5, 1, 20, tzinfo=UTC)
+    events = [visit("u", t, "d"), visit("u", t + timedelta(hours=3)), visit("u", t + timedelta(hours=5))]
+    rows = frame(events, "events"), frame([decide("u", t, "d")], "decisions")
+    users = frame([{"user_id": "u", "time_zone": "Europe/Stockholm"}], "users")
+    days = {
+        clock: outcomes(*rows, users, t + timedelta(days=40), OutcomeSettings(clock=clock)).row(0, named=True)
+        for clock in ("local", "utc")
+    }
+    assert [days[clock]["return_days"] for clock in ("local", "utc")] == [1, 0]
+    assert [days[clock]["active_days_7"] for clock in ("local", "utc")] == [1, 1]
+    opened = OutcomeSettings(active=("complete",))
+    assert not outcomes(*rows, users, t + timedelta(days=40), opened)["return_observed"][0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"clock": "moon"}, "clock: 'moon' is not known: choose from local, utc"),
+        ({"active": ("ply",)}, "active: 'ply' is not known"),
+        ({"gap_minutes": 0.0}, "gap_minutes: 0.0 ends no session"),
+    ],
+)
+def test_settings_that_mean_nothing_are_one_line(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        OutcomeSettings(**wrong)
 
 
 def test_a_window_is_closed_when_it_ends_exactly_at_the_end_of_the_log_and_not_before() -> None:

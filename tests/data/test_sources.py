@@ -16,9 +16,11 @@ import pytest
 import yaml
 
 from data.errors import InputError
+from data.ingest import append, write_store
 from data.readers import READERS
 from data.schema import TABLES, validate
 from data.sources import read_file, read_source
+from data.store import read_parquet
 from tests.data.test_store import log
 
 
@@ -107,6 +109,31 @@ def test_a_row_that_cannot_be_read_costs_that_row_only(tmp_path: Path) -> None:
         ("events", 1, "time is not a time (ISO 8601 with its zone)"),
         ("events", 2, "position is not a whole number"),
         ("events", 4, "seconds is not a number"),
+    ]
+
+
+def test_a_rejected_row_is_named_by_its_place_in_the_source(tmp_path: Path) -> None:
+    """Also one that is found out only after rows before it were left out."""
+    folder = tmp_path / "log"
+    folder.mkdir()
+    (folder / "items.csv").write_text("item_id,kind,title\na,track,A\n")
+    lines = ["user_id,time,surface,action,item_id,seconds"]
+    lines += ["u0,yesterday,home,play,a,1", "u0,2024-05-01T08:00:00Z,home,play,a,1", "u1,never,home,play,a,1"]
+    lines += ["u1,2024-05-01T09:00:00Z,home,play,a,-5", "u2,2024-05-01T09:00:00Z,home,play,a,2"]
+    (folder / "events.csv").write_text("\n".join(lines) + "\n")
+    logs = READERS["longplay"](folder)
+    write_store(logs, tmp_path / "s")
+    append(logs, tmp_path / "s")
+    parts = [read_parquet(tmp_path / "s" / "rejected" / f"000{part}.parquet").sort("row").rows() for part in (0, 1)]
+    torn = "time is not a time (ISO 8601 with its zone)"
+    assert parts[0] == [
+        ("events", 0, torn),
+        ("events", 2, torn),
+        ("events", 3, "seconds is negative or not finite"),
+    ]
+    assert [row for row in parts[1] if row[2] == "already in the store"] == [
+        ("events", 1, "already in the store"),
+        ("events", 4, "already in the store"),
     ]
 
 

@@ -84,6 +84,8 @@ def test_the_page_says_what_the_json_says(folder: Path) -> None:
             assert written(metric, cell["mean"]) in page, (policy, metric)
     for head in report["rewards"]["heads"].values():
         assert number(head["ece"]) in page
+    for level in report["semantic_ids"]:
+        assert f"<td>{percent(level['share'], 2)}</td><td>{percent(level['random'], 2)}</td>" in page
 
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7*7 }}</title></style>"

@@ -1,22 +1,39 @@
 import json
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from scripts.benches.catalog import bench_catalog
+from scripts.benches.measure import Measure
+from scripts.benches.outcomes import bench_outcomes
+from scripts.benches.trie import bench_trie
+
 BENCH = Path(__file__).parents[2] / "scripts" / "bench.py"
 
 
-@pytest.fixture(scope="module")
-def bench():
-    return runpy.run_path(str(BENCH), run_name="bench")
+def test_pandas_tells_the_same_labels():
+    # The run raises where a label of ours and of pandas differ for any decision.
+    lines = {measure.name: measure for measure in bench_outcomes(sizes=(50_000, 100_000), by_user=2_500)}
+    assert [line for line in lines if "pandas" in line] == [
+        "outcomes: 50,000 events, pandas, a user at a time",
+        "outcomes: 50,000 events, pandas, whole frames",
+    ]
+    for of in ("50,000", "100,000"):
+        assert 0 < lines[f"outcomes: {of} events, peak memory"].ours < 4
+    assert lines["outcomes: time per event, largest log to smallest"].ours > 0
 
 
-def test_the_trie_bench_agrees_with_its_peer_and_says_what_it_held(bench):
+def test_ids_of_the_catalog_bench_say_what_is_alike():
+    lines = [measure for measure in bench_catalog(sizes=(2000,)) if "beside random" in measure.name]
+    assert all(line.holds for line in lines)
+    assert len(lines) == 1
+
+
+def test_the_trie_bench_agrees_with_its_peer_and_says_what_it_held():
     # The run raises when our mask and the dictionaries' differ anywhere.
-    lines = [measure.as_json() for measure in bench["bench_trie"](items=3000, batch=16)]
+    lines = [measure.as_json() for measure in bench_trie(items=3000, batch=16)]
     assert [line["unit"] for line in lines] == ["s", "ms", "ms"]
     for line in lines:
         assert set(line) == {"name", "unit", "ours", "peer", "ratio", "bound", "holds"}
@@ -29,12 +46,12 @@ def test_the_trie_bench_agrees_with_its_peer_and_says_what_it_held(bench):
 
 
 @pytest.mark.parametrize(("better", "ratio"), [("lower", 2.0), ("higher", 0.5)])
-def test_a_ratio_above_one_means_ours_is_better(bench, better, ratio):
-    assert bench["Measure"]("x", "s", 1.0, 2.0, 1.5, better).ratio == ratio
+def test_a_ratio_above_one_means_ours_is_better(better, ratio):
+    assert Measure("x", "s", 1.0, 2.0, 1.5, better).ratio == ratio
 
 
 def test_an_unknown_bench_is_one_line_and_exit_code_2():
     done = subprocess.run([sys.executable, BENCH, "speed"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.strip() == "error: there is no bench 'speed': choose from trie"
+    assert done.stderr.strip() == "error: there is no bench 'speed': choose from outcomes, catalog, trie"

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from data.errors import InputError
-from data.outcomes import outcomes
+from data.outcomes import outcomes, read_outcomes, write_outcomes
 from data.readers import hillstrom
 from tests.data.readers.round_trip import counted, real_log, round_trip
 from tests.data.readers.samples import SAMPLES, write
@@ -25,6 +25,10 @@ def test_an_arm_is_a_decision_and_a_visit_a_return_within_14_days(tmp_path: Path
     table = outcomes(store.events(), made, store.users(), store.end)
     assert table["returned_14d"].to_list() == [True, False, True, False]  # the published visit
     assert table["returned_28d"].null_count() == 4  # not followed for that long
+    write_outcomes(store, tmp_path / "outcomes")
+    kept = read_outcomes(tmp_path / "outcomes")
+    assert kept.labels == ("returned_14d",)  # what any other label would say is not published
+    assert kept.table.sort("user_id")["returned_14d"].to_list() == [True, False, True, False]
     assert store.events()["value"].drop_nulls().to_list() == [pytest.approx(12.5)]
     users = store.users()
     assert users is not None

@@ -1,0 +1,243 @@
+"""Group-relative policy optimisation of slates, and its leave-one-out sister, with TRL's GRPOTrainer and RLOOTrainer.
+
+GRPO (Shao et al. 2024) rewards a slate by how much better it is than the other slates drawn for the same listener and
+moment, in standard deviations of the group; RLOO (Ahmadian et al. 2024) by how much better than the mean of the others.
+No critic is needed. The reward is the same as PPO's: by decision row, never by prompt text.
+
+With `anchor`, one member of each group is the slate that was logged for that listener, so that the group is also
+compared with what was really shown (ABPO).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from peft import PeftModel, get_peft_model
+from torch import Tensor
+from transformers import set_seed
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+from data.catalog import Catalog
+from data.errors import InputError
+from data.histories import Contexts, Decisions, Histories, contexts
+from policy.checkpoint import Speaker, load_speaker, save_adapter
+from policy.moves import MOVES
+from policy.presets import Preset
+from policy.slate_reward import SlateReward
+from policy.training import adapter, machine_arguments, with_progress, write_metrics
+from policy.watch import HeldOut, KLTarget, Watch, WatchSettings, train_watched
+
+METHODS = ("grpo", "rloo")
+REFERENCE = "ref"  # what TRL calls its copy of the adapter that training starts from
+
+
+@dataclass(frozen=True)
+class GroupSettings:
+    """until: prompts come from decisions before this time (us since 1970). group: slates drawn for each prompt.
+
+    method: grpo or rloo. anchor: whether the logged slate takes the place of one of the group. watch: how it is watched
+    on held-out prompts. kl_target: divergence from the reference to steer to, nats per slate (None: a fixed penalty).
+    """
+
+    until: int
+    method: str = "grpo"
+    group: int = 8
+    anchor: bool = False
+    watch: WatchSettings = field(default_factory=WatchSettings)
+    kl_target: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InputError(f"unknown method {self.method!r}: choose one of {', '.join(METHODS)}")
+        if self.group < 2:
+            raise InputError(f"a group of {self.group}: a slate is compared with others of its group, give 2 or more")
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """What groups are drawn from: the policy, the prompts (token ids) and, by prompt, a logged completion (T,)."""
+
+    spoken: Speaker
+    prompts: list[list[int]]
+    anchors: Mapping[int, Tensor]
+
+    @torch.no_grad()
+    def draw(self, asked: list[int]) -> list[list[int]]:
+        """A completion for each of the prompts asked for; neighbours that ask for the same one are drawn together."""
+        numbers, counts = torch.tensor(asked).unique_consecutive(return_counts=True)
+        known = [self.prompts[number] for number in numbers.tolist()]
+        width = max(map(len, known))
+        pad = int(self.spoken.tokenizer.pad_token_id)
+        device = self.spoken.legal.device
+        ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in known], device=device)
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in known], device=device)
+        drawn = self.spoken.legal.draw(ids, mask, samples=int(counts.max())).tokens  # (B, N, T)
+        for row, number in enumerate(numbers.tolist()):
+            if number in self.anchors:
+                drawn[row, 0] = self.anchors[number]
+        return [row for block, count in zip(drawn.tolist(), counts.tolist(), strict=True) for row in block[:count]]
+
+
+class _SlateTrainer:
+    """Mixed in front of TRL's trainers, of which two methods differ: `_tokenize_prompts`, because a prompt is given by
+    its number (it is token ids already), and `_generate_single_turn`, because a group's prompt is read once and a
+    completion is legal and of one length by construction.
+    """
+
+    rollouts: Rollouts
+    beta: float
+
+    def steer(self, change: float) -> None:
+        """Multiply the penalty on the divergence from the reference."""
+        self.beta *= change
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        self._asked = [int(number) for number in prompts]
+        return [self.rollouts.prompts[number] for number in self._asked], None, {}
+
+
+class SlateGRPOTrainer(_SlateTrainer, GRPOTrainer):
+    """TRL's GRPOTrainer with slates drawn by the policy itself (see `_SlateTrainer`)."""
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
+        return self.rollouts.draw(self._asked), None
+
+
+class SlateRLOOTrainer(_SlateTrainer, RLOOTrainer):
+    """TRL's RLOOTrainer with slates drawn by the policy itself (see `_SlateTrainer`)."""
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> list[list[int]]:
+        return self.rollouts.draw(self._asked)
+
+
+def group_config(
+    method: str,
+    preset: Preset,
+    output: Path,
+    settings: GroupSettings,
+    length: int,
+    changed: Mapping[str, Any] = MappingProxyType({}),
+) -> GRPOConfig | RLOOConfig:
+    """The preset's arguments for TRL's trainer of that method; `length` is a completion's, in tokens.
+
+    One generation of `grpo_batch` slates is used twice, in one minibatch each time. Every sampling field is set: the
+    model's own `generation_config` is never asked.
+    """
+    kind = GRPOConfig if method == "grpo" else RLOOConfig
+    per_method: dict[str, Any] = {"scale_rewards": "group", "loss_type": "grpo"} if method == "grpo" else {}
+    return kind(
+        **{
+            **machine_arguments(preset, output, settings.seed),
+            "logging_steps": 1,
+            "per_device_train_batch_size": preset.grpo_batch,
+            "gradient_accumulation_steps": 1,
+            "num_generations": settings.group,
+            "num_iterations": 2,
+            "max_steps": max(1, 2 * preset.grpo_slates // preset.grpo_batch),
+            "max_completion_length": length,
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "top_k": 0,
+            "repetition_penalty": 1.0,
+            "learning_rate": preset.grpo_lr,
+            "lr_scheduler_type": "constant",
+            "beta": 0.02,
+            "epsilon": 0.2,
+            "disable_dropout": True,
+            **per_method,
+            **changed,
+        }
+    )
+
+
+def train_group(
+    base: Path,
+    start: Path | None,
+    histories: Histories,
+    decisions: Decisions,
+    catalog: Catalog,
+    reward: SlateReward,
+    preset: Preset,
+    settings: GroupSettings,
+    folder: Path,
+    changed: Mapping[str, Any] = MappingProxyType({}),
+    title: str = "GRPO",
+) -> None:
+    """Train a LoRA adapter over the policy in `base` by GRPO or RLOO and write it to `folder`.
+
+    start: the adapter to begin from, none for a fresh one; the reference is `base` either way (its adapter disabled).
+    `reward` scores slates for `decisions`, row by row. `changed`: fields of TRL's config to set otherwise.
+    """
+    spoken = load_speaker(base, catalog, start, trainable=True)
+    set_seed(settings.seed)
+    if start is None:
+        spoken = replace(spoken, model=get_peft_model(spoken.legal, adapter(preset)))
+    model = spoken.model
+    if not isinstance(model, PeftModel):
+        raise TypeError(f"{title} trains an adapter")
+    config = group_config(settings.method, preset, folder, settings, spoken.grammar.length, changed)
+    rng = np.random.default_rng(settings.seed)
+    eligible = np.flatnonzero(decisions.time < settings.until)
+    wanted = -(-preset.grpo_slates // settings.group)
+    rows = rng.permutation(rng.choice(eligible, size=min(wanted, len(eligible)), replace=False))
+    known = contexts(histories, decisions.take(rows), spoken.settings.history_length)
+    ids, mask = spoken.prompt.encode(known, None)
+    prompts = [row[len(row) - int(keep) :] for row, keep in zip(ids.tolist(), mask.sum(1).tolist(), strict=True)]
+    anchors = logged_completions(spoken, known, decisions.slate[rows]) if settings.anchor else {}
+
+    def slate_reward(completion_ids: list[list[int]], row: list[int], **_: Any) -> list[float]:
+        items = spoken.grammar.decode(torch.tensor(completion_ids))[1]
+        return reward(torch.tensor(row), items[:, None])[:, 0].tolist()
+
+    trainer = (SlateGRPOTrainer if settings.method == "grpo" else SlateRLOOTrainer)(
+        model=model,
+        args=config,
+        processing_class=spoken.tokenizer,
+        reward_funcs=slate_reward,
+        train_dataset=Dataset.from_dict({"prompt": [str(k) for k in range(len(rows))], "row": rows.tolist()}),
+    )
+    if REFERENCE in model.peft_config:  # then the reference is the model with its adapter disabled: nothing is copied
+        model.delete_adapter(REFERENCE)
+    trainer.rollouts = Rollouts(spoken, prompts, anchors)
+    if settings.kl_target is not None:
+        trainer.add_callback(KLTarget(trainer.steer, settings.kl_target, spoken.grammar.length))
+    held_out = HeldOut.choose(
+        histories, decisions, settings.until, rows, settings.watch.prompts, spoken.settings.history_length, rng
+    )
+    watch = Watch(spoken, reward, held_out, settings.watch, settings.seed) if len(held_out.rows) else None
+    train_watched(with_progress(trainer, title), watch)
+    write_metrics(trainer, folder, settings.method)
+    save_adapter(model, folder)
+
+
+@torch.no_grad()
+def logged_completions(
+    spoken: Speaker, known: Contexts, slates: NDArray[np.int32], at_once: int = 256
+) -> dict[int, Tensor]:
+    """Row -> logged slate (of (M, K) catalog rows, -1 behind short ones) as a completion (T,), for the whole slates.
+
+    Each has the move that the policy finds likeliest before it: a log of another policy has none.
+    """
+    size = spoken.grammar.slate_size
+    whole = np.flatnonzero((slates[:, :size] >= 0).all(1)) if slates.shape[1] >= size else np.zeros(0, np.int64)
+    moves, device = torch.arange(len(MOVES)), spoken.legal.device
+    found: dict[int, Tensor] = {}
+    for start in range(0, len(whole), at_once):
+        block = whole[start : start + at_once]
+        ids, mask = spoken.prompt.encode(known.take(block), None)
+        items = torch.from_numpy(slates[block, :size].astype(np.int64))[:, None].expand(-1, len(MOVES), -1)  # (B, 4, K)
+        every = spoken.grammar.encode(moves.repeat(len(block)), items.reshape(-1, size)).view(
+            len(block), len(MOVES), -1
+        )
+        likely = spoken.legal.completion_log_probs(ids.to(device), mask.to(device), every.to(device)).argmax(1).cpu()
+        found |= dict(zip(block.tolist(), every[torch.arange(len(block)), likely], strict=True))
+    return found

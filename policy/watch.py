@@ -1,0 +1,205 @@
+"""Watching reinforcement learning: on held-out prompts, what it is for, what it must not lose, and when to stop.
+
+A policy tuned against a learned reward goes on gaining reward after it has stopped gaining listeners (Gao, Schulman &
+Hilton 2023), and forgets what comes next. Every few steps the watch draws slates for listeners' moments that training
+does not see. It keeps the adapter with the best held-out reward, and stops when that has not risen for a while, or when
+next-item ranking has fallen below a share of where it began. `KLTarget` steers the penalty so that the divergence from
+the reference stays about where it is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from data.histories import Contexts, Decisions, Histories, contexts
+from policy.beam import likeliest_items
+from policy.checkpoint import Speaker
+from policy.examples import next_engaged
+from policy.slate_reward import SlateReward
+
+KL_STEP = 0.1
+RANKED = 10
+
+
+@dataclass(frozen=True)
+class WatchSettings:
+    """every: steps between looks. prompts: held-out decisions looked at, samples: slates drawn for each.
+
+    patience: looks without a better reward before training stops. least_ranking: share of the first hit rate below
+    which it stops at once (0: ranking is only written down).
+    """
+
+    every: int = 6
+    prompts: int = 192
+    samples: int = 4
+    patience: int = 4
+    least_ranking: float = 0.25
+
+
+@dataclass(frozen=True)
+class Look:
+    """Of the held-out moments: mean reward of drawn slates, entropy of a slate (nats), share of the catalog drawn, and
+    how often the item engaged with next is among the ten likeliest first ones (nan where nobody engaged again).
+    """
+
+    reward: float
+    entropy: float
+    coverage: float
+    hit_rate: float
+
+
+class TrainingEndError(Exception):
+    """The watch has seen enough. Raised, because TRL's PPOTrainer does not ask its control whether to stop."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Moments that training does not see: rows of the decisions, their contexts, and the next engaged item of some."""
+
+    rows: NDArray[np.int64]
+    known: Contexts
+    asked: NDArray[np.int64]  # which of them have a next item
+    answers: NDArray[np.int32]
+
+    @classmethod
+    def choose(
+        cls,
+        histories: Histories,
+        decisions: Decisions,
+        until: int,
+        taken: NDArray[np.int64],
+        count: int,
+        length: int,
+        rng: np.random.Generator,
+    ) -> HeldOut:
+        """At most `count` decisions before `until` that are not among `taken`; none where training takes them all."""
+        free = np.setdiff1d(np.flatnonzero(decisions.time < until), taken)
+        rows = np.sort(rng.permutation(free)[:count]).astype(np.int64)
+        chosen = decisions.take(rows)
+        asked, answers = next_engaged(histories, chosen, 1, until)
+        return cls(rows, contexts(histories, chosen, length), asked, answers[:, 0])
+
+
+class Watch(TrainerCallback):
+    """Looks every few steps, keeps the best adapter, and says when to stop. `looks`: step -> what was seen."""
+
+    def __init__(
+        self, spoken: Speaker, reward: SlateReward, held_out: HeldOut, settings: WatchSettings, seed: int
+    ) -> None:
+        self.spoken, self.reward, self.held_out = spoken, reward, held_out
+        self.settings, self.seed = settings, seed
+        self.looks: dict[int, Look] = {}
+        self.best_step = 0
+        self._best: Mapping[str, Tensor] = {}
+
+    @torch.no_grad()
+    def look(self) -> Look:
+        """Draw, score and rank now; the same luck at every look."""
+        model = self.spoken.model
+        learning = model.training
+        model.eval()
+        ids, mask = self.spoken.prompt.encode(self.held_out.known, None)
+        device = self.spoken.legal.device
+        generator = torch.Generator().manual_seed(self.seed)
+        drawn = self.spoken.legal.draw(
+            ids.to(device), mask.to(device), samples=self.settings.samples, generator=generator
+        )
+        items = self.spoken.grammar.decode(drawn.tokens.flatten(0, 1))[1].view(len(ids), self.settings.samples, -1)
+        rewards = self.reward(torch.from_numpy(self.held_out.rows), items)
+        hit_rate = float("nan")
+        if len(self.held_out.asked):
+            asked = torch.from_numpy(self.held_out.asked)
+            ranked = likeliest_items(self.spoken.legal, ids[asked].to(device), mask[asked].to(device), RANKED, 16).cpu()
+            hit_rate = float((ranked == torch.from_numpy(self.held_out.answers)[:, None]).any(1).float().mean())
+        model.train(learning)
+        seen = len(items.unique()) / len(self.spoken.catalog)
+        return Look(float(rewards.mean()), float(-drawn.log_probs.mean()), seen, hit_rate)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._remember(0)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step % self.settings.every:
+            return
+        now = self._remember(state.global_step)
+        first = self.looks[0].hit_rate
+        lost = first > 0 and now.hit_rate < self.settings.least_ranking * first
+        stale = (state.global_step - self.best_step) // self.settings.every >= self.settings.patience
+        if lost or stale:
+            control.should_training_stop = True
+            raise TrainingEndError
+
+    def restore(self) -> None:
+        """Give the model back the adapter that was best."""
+        set_peft_model_state_dict(self._adapter(), dict(self._best))
+
+    def written(self) -> list[dict[str, float]]:
+        """What was seen, as lines of the training log."""
+        return [
+            {"step": step, **{f"watch/{name}": value for name, value in asdict(seen).items()}}
+            for step, seen in self.looks.items()
+        ] + [{"watch/best_step": self.best_step}]
+
+    def _adapter(self) -> PeftModel:
+        assert isinstance(self.spoken.model, PeftModel)
+        return self.spoken.model
+
+    def _remember(self, step: int) -> Look:
+        now = self.looks[step] = self.look()
+        if step == 0 or now.reward > self.looks[self.best_step].reward:
+            self.best_step = step
+            weights = get_peft_model_state_dict(self._adapter())
+            self._best = {name: weight.detach().clone() for name, weight in weights.items()}
+        return now
+
+
+class KLTarget(TrainerCallback):
+    """Steers the penalty on the divergence from the reference: too far and it grows, too near and it shrinks.
+
+    The proportional controller of Ziegler et al. 2019 (section 2.2): coefficient *= 1 + 0.1 clip(kl / target - 1, -.2,
+    .2). `target` is in nats per completion of `length` tokens; `steer` multiplies the trainer's coefficient.
+    """
+
+    def __init__(self, steer: Callable[[float], object], target: float, length: int) -> None:
+        self.steer, self.target, self.length = steer, target, length
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        told = logs or {}
+        if "objective/kl" in told:  # PPO: of whole completions
+            kl = float(told["objective/kl"])
+        elif "kl" in told:  # GRPO and RLOO: a mean over tokens
+            kl = float(told["kl"]) * self.length
+        else:
+            return
+        self.steer(1 + KL_STEP * float(np.clip(kl / self.target - 1, -0.2, 0.2)))
+
+
+def train_watched(trainer: Trainer, watch: Watch | None) -> None:
+    """Train to the end, or to where the watch ends it: the model has its best adapter then, the log what was seen."""
+    if watch is None:
+        trainer.train()
+        return
+    trainer.add_callback(watch)
+    try:
+        trainer.train()
+    except TrainingEndError:
+        trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
+    watch.restore()
+    trainer.state.log_history += watch.written()

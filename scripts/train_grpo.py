@@ -1,0 +1,83 @@
+"""Group-relative policy optimisation against a reward model: runs/<name>/policy/grpo (or rloo, grpo_click, ...).
+
+    accelerate launch scripts/train_grpo.py --run runs/demo --reward midterm --start dpo
+    accelerate launch scripts/train_grpo.py --run runs/demo --method rloo --name rloo
+    accelerate launch scripts/train_grpo.py --run runs/demo --anchor true --name abpo
+
+Starts from a DPO adapter (or afresh with --start none); the reference is policy/sft with the adapter disabled. With
+--anchor one slate of each group is the one that was logged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from trl import GRPOConfig, TrlParser
+
+from data.artifacts import build
+from data.errors import exit_on_input_error
+from policy.grpo import METHODS, GroupSettings, train_group
+from policy.training import overridden, trainer_defaults
+from scripts.opened import ModelArguments, open_run
+
+
+@dataclass
+class GroupArguments(ModelArguments):
+    """Which run, which model, which reward, from where."""
+
+    method: str = field(default="grpo", metadata={"help": f"one of {', '.join(METHODS)}"})
+    reward: str = field(default="midterm", metadata={"help": "reward model: midterm or click"})
+    start: str = field(default="dpo", metadata={"help": "adapter to start from, or none"})
+    name: str = field(default="grpo", metadata={"help": "name of the adapter under policy/"})
+    group: int = field(default=8, metadata={"help": "slates drawn for each prompt"})
+    anchor: bool = field(default=False, metadata={"help": "one slate of each group is the logged one (ABPO)"})
+    kl_target: float = field(
+        default=0.0, metadata={"help": "divergence from SFT to steer to, nats per slate; 0: a fixed penalty"}
+    )
+    model_seed: int = field(default=0, metadata={"help": "seed of sampling and order"})
+
+
+def stage(args: GroupArguments, given: GRPOConfig | None = None) -> bool:
+    """Train the adapter; True when it was trained, False when an unchanged one was there."""
+    run = open_run(Path(args.run))
+    preset, base = args.resolved(), run.folder / "policy" / "sft"
+    start = None if args.start == "none" else run.folder / "policy" / args.start
+    settings = GroupSettings(
+        run.cut, args.method, args.group, args.anchor, kl_target=args.kl_target or None, seed=args.model_seed
+    )
+    changed = overridden(given)
+
+    def make(temporary: Path) -> None:
+        train_group(
+            base,
+            start,
+            run.histories,
+            run.decisions,
+            run.catalog,
+            run.slate_reward(args.reward),
+            preset,
+            settings,
+            temporary,
+            changed,
+            args.name,
+        )
+
+    return build(
+        run.folder / "policy" / args.name,
+        config={"preset": preset.training("grpo"), "settings": asdict(settings), "reward": args.reward, "trl": changed},
+        inputs=[*run.inputs, base, *([start] if start else []), run.folder / "rewards" / args.reward],
+        seed=args.model_seed,
+        make=make,
+    )
+
+
+def main() -> None:
+    parser = TrlParser((GroupArguments, GRPOConfig))
+    parser.set_defaults(**trainer_defaults())
+    args, given = parser.parse_args_and_config()
+    stage(args, given)
+
+
+if __name__ == "__main__":
+    exit_on_input_error(main)

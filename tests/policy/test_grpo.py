@@ -1,0 +1,107 @@
+"""GRPO and RLOO: slates that the reward likes become likelier, every one of them legal; the base stays as it was."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.errors import InputError
+from data.histories import contexts, load
+from data.store import LogStore
+from policy.checkpoint import load_speaker
+from policy.grpo import GroupSettings, Rollouts, logged_completions, train_group
+from policy.presets import NANO
+from tests.policy.serving.tiny_run import ITEMS, SLATE, build
+
+SMALL = replace(NANO, grpo_slates=640, grpo_batch=64, grpo_lr=5e-3, lora_rank=4)
+LATER = 2**62
+
+
+def likes_even(rows: torch.Tensor, slates: torch.Tensor) -> torch.Tensor:
+    """A reward anybody can check: the share of items of even number."""
+    return (slates % 2 == 0).float().mean(-1)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("grpo")
+    catalog = build(folder)
+    return folder, catalog, *load(LogStore(folder / "logs"), catalog.index_of)
+
+
+def drawn_reward(run, adapter: Path | None) -> float:
+    folder, catalog, histories, decisions = run
+    spoken = load_speaker(folder / "policy" / "sft", catalog, adapter)
+    ids, mask = spoken.prompt.encode(contexts(histories, decisions, 12), None)
+    tokens = spoken.legal.draw(ids, mask, samples=32, generator=torch.Generator().manual_seed(0)).tokens
+    items = spoken.grammar.decode(tokens.flatten(0, 1))[1]
+    assert all(len(set(slate)) == SLATE for slate in items.tolist())
+    return float(likes_even(torch.zeros(0), items).mean())
+
+
+@pytest.mark.parametrize("method", ["grpo", "rloo"])
+@pytest.mark.parametrize("anchor", [False, True])
+def test_what_the_reward_likes_becomes_likelier(run, method, anchor, tmp_path) -> None:
+    folder, catalog, histories, decisions = run
+    base = folder / "policy" / "sft"
+    before = (base / "model.safetensors").read_bytes()
+    settings = GroupSettings(until=LATER, method=method, anchor=anchor)
+    train_group(base, None, histories, decisions, catalog, likes_even, SMALL, settings, tmp_path)
+    assert drawn_reward(run, tmp_path) > drawn_reward(run, None) + 0.05
+    assert (base / "model.safetensors").read_bytes() == before
+    first, *_ = (json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines())
+    assert abs(first["kl"]) < 1e-6, "the reference is the base, which a fresh adapter has not left yet"
+
+
+def test_the_same_seed_trains_the_same_adapter(run, tmp_path) -> None:
+    folder, catalog, histories, decisions = run
+    short = replace(SMALL, grpo_slates=128)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        settings = GroupSettings(until=LATER, anchor=True)
+        train_group(
+            folder / "policy" / "sft", None, histories, decisions, catalog, likes_even, short, settings, tmp_path / name
+        )
+    for file in ("adapter_model.safetensors", "training.jsonl"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_an_adapter_that_goes_on_keeps_the_base_as_its_reference(run, tmp_path) -> None:
+    folder, catalog, histories, decisions = run
+    settings = GroupSettings(until=LATER)
+    short = replace(SMALL, grpo_slates=128)
+    start = folder / "policy" / "dpo"
+    train_group(folder / "policy" / "sft", start, histories, decisions, catalog, likes_even, short, settings, tmp_path)
+    first = json.loads((tmp_path / "training.jsonl").read_text().splitlines()[0])
+    assert first["kl"] > 0.1, "a random adapter is far from the base"
+
+
+def test_a_group_is_drawn_from_one_prompt_and_its_anchor_is_what_was_logged(run) -> None:
+    folder, catalog, histories, decisions = run
+    spoken = load_speaker(folder / "policy" / "sft", catalog)
+    rows = np.array([3, 7])
+    known = contexts(histories, decisions.take(rows), 12)
+    ids, mask = spoken.prompt.encode(known, None)
+    prompts = [row[len(row) - int(keep) :] for row, keep in zip(ids.tolist(), mask.sum(1).tolist(), strict=True)]
+    slates = np.array([[4, 8, 15, 16, 23], [1, 2, -1, -1, -1]], dtype=np.int32)
+    anchors = logged_completions(spoken, known, slates)
+    assert list(anchors) == [0], "a slate that is too short is nobody's anchor"
+    drawn = Rollouts(spoken, prompts, anchors).draw([1, 1, 1, 0, 0])
+    assert len(drawn) == 5
+    items = spoken.grammar.decode(torch.tensor(drawn))[1]
+    assert items[3].tolist() == slates[0].tolist()
+    assert items.max() < ITEMS
+    # The anchor's move is the likeliest one before it.
+    every = [spoken.grammar.encode(torch.tensor([move]), torch.tensor(slates[:1]).long()) for move in range(4)]
+    scores = spoken.legal.completion_log_probs(ids[:1], mask[:1], torch.cat(every)[None])[0]
+    assert drawn[3] == every[int(scores.argmax())][0].tolist()
+
+
+def test_settings_that_cannot_be_are_one_line() -> None:
+    with pytest.raises(InputError, match="unknown method 'ppo': choose one of grpo, rloo"):
+        GroupSettings(until=0, method="ppo")
+    with pytest.raises(InputError, match="a group of 1"):
+        GroupSettings(until=0, group=1)
