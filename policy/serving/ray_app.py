@@ -53,7 +53,7 @@ def deploy(plan: Plan, gateways: int, engines: int, settings: EngineSettings | N
         raise InputError(f"{gateways} gateways and {engines} engines: at least one of each is needed")
     ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
     replica = ray.remote(num_cpus=1)(EngineReplica)
-    actors = [replica.remote(settings) for _ in range(engines)] if settings else []
+    actors: list[Any] = [replica.remote(settings) for _ in range(engines)] if settings else []
     urls = ray.get([actor.url.remote() for actor in actors]) or [plan.gateway.engine_url]
 
     def application() -> FastAPI:
@@ -73,7 +73,7 @@ def deploy(plan: Plan, gateways: int, engines: int, settings: EngineSettings | N
 
 def shut_down(actors: list[Any]) -> None:
     """End the gateways, then the engines, then Ray."""
-    serve.shutdown()
+    cast("Callable[[], None]", serve.shutdown)()
     if actors:
         ray.get([actor.stop.remote() for actor in actors])
     cast("Callable[[], None]", ray.shutdown)()

@@ -72,8 +72,10 @@ def load(run: Path, served: Path, requests: int, clients: int, kills: bool, in_f
     more = ("--served", str(served), "--max_in_flight", str(in_flight))
     gateway, url = start_gateway(run, settings.url, port, more)
     asking = subprocess.Popen(
-        [sys.executable, "-m", "locust", "-f", str(LOCUST), "--headless", "--only-summary", "-u", str(clients)]
-        + ["-r", str(clients), "-H", url, "--loglevel", "ERROR"],
+        [
+            *(sys.executable, "-m", "locust", "-f", str(LOCUST), "--headless", "--only-summary"),
+            *("-u", str(clients), "-r", str(clients), "-H", url, "--loglevel", "ERROR"),
+        ],
         cwd=ROOT,
         env={**os.environ, "LONGPLAY_ANSWERS": str(answers), "LONGPLAY_REQUESTS": str(requests)},
         stdout=subprocess.DEVNULL,

@@ -54,4 +54,4 @@ def test_an_unknown_bench_is_one_line_and_exit_code_2():
     done = subprocess.run([sys.executable, BENCH, "speed"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.strip() == "error: there is no bench 'speed': choose from outcomes, catalog, trie"
+    assert done.stderr.strip() == "error: there is no bench 'speed': choose from outcomes, catalog, trie, serving"
