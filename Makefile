@@ -1,7 +1,7 @@
 # Two commands: `make demo` and `make test`. `make help` lists the rest. Everything stays in this folder.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types tests nightly format serve bench claims lock clean
+.PHONY: help setup demo test lint types tests nightly format serve replay bench claims lock clean
 .DELETE_ON_ERROR:
 
 # cpu or cuda; once set up, what was set up.
@@ -72,6 +72,9 @@ format: $(STAMP)  ## mend what ruff can mend
 
 serve: $(STAMP)  ## vLLM and the gateway on a finished run (RUN=)
 	@$(PY) scripts/serve.py --run $(RUN) $(ARGS)
+
+replay: $(STAMP)  ## what was served becomes part of the run's log (RUN=)
+	@$(PY) scripts/replay.py --run $(RUN)
 
 bench: $(STAMP)  ## the numbers to hold (NAME=trie for one of them)
 	@$(PY) scripts/bench.py $(NAME) $(ARGS)

@@ -281,3 +281,13 @@ def test_words_stay_out_of_the_log_when_they_should(deployment: Deployment, tmp_
         gateway.post("/v1/recommendations", json={"user_id": "u", "steer": "something private"})
 
     assert read_decision_log(tmp_path / "decisions")["steer"].to_list() == [None]
+
+
+def test_no_request_names_a_path(deployment: Deployment, tmp_path: Path) -> None:
+    with client(deployment, tmp_path, free_port()) as gateway:
+        for name in ("../sft", "/etc/passwd", "policy/ppo", "ppo@1"):
+            assert gateway.post("/v1/recommendations", json={"user_id": "u", "policy": name}).status_code == 400
+        for route in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/tokenize", "/v1/../policy"):
+            assert gateway.post(route, json={"lora_name": "x", "lora_path": "/tmp"}).status_code in (404, 405)
+        xargs = {"prompt": "<slate>", "vllm_xargs": {"catalog": "../catalog"}}
+        assert gateway.post("/v1/completions", json=xargs).status_code == 400

@@ -305,3 +305,14 @@ def test_metrics_count_decisions(server: RunningServer) -> None:
     assert 'longplay_requests_total{route="/v1/recommendations",status="200"}' in text
     assert "longplay_decisions_total" in text
     assert 'longplay_stage_seconds_bucket{le="0.005",stage="log"}' in text
+
+
+def test_what_listeners_say_is_in_no_operational_log(server: RunningServer, client: openai.OpenAI) -> None:
+    words = "quite-private-words-of-a-listener"
+    assert recommend(server, steer=words).status_code == 200
+    client.chat.completions.create(model="ppo", messages=[{"role": "user", "content": words}])
+    with pytest.raises(openai.BadRequestError):
+        client.completions.create(model="ppo", prompt=words, extra_body={"vllm_xargs": {"kinds": words}})
+
+    assert words not in (server.run / "served" / "vllm.log").read_text(errors="replace")
+    assert words not in httpx.get(f"{server.url}/metrics").text
