@@ -1,7 +1,7 @@
 # Two commands: `make demo` and `make test`. `make help` lists the rest. Everything stays in this folder.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types tests nightly format serve bench claims lock clean
+.PHONY: help setup demo test lint types tests nightly format serve replay bench claims lock clean
 .DELETE_ON_ERROR:
 
 # cpu or cuda; once set up, what was set up.
@@ -73,7 +73,10 @@ format: $(STAMP)  ## mend what ruff can mend
 serve: $(STAMP)  ## vLLM and the gateway on a finished run (RUN=)
 	@$(PY) scripts/serve.py --run $(RUN) $(ARGS)
 
-bench: $(STAMP)  ## the numbers to hold (NAME=trie or ope for one of them)
+replay: $(STAMP)  ## what was served becomes part of the run's log (RUN=)
+	@$(PY) scripts/replay.py --run $(RUN)
+
+bench: $(STAMP)  ## the numbers to hold (NAME=trie, ope, ... for one of them)
 	@$(PY) scripts/bench.py $(NAME) $(ARGS)
 
 claims: $(STAMP)  ## what is claimed, over worlds and seeds (WORLD= SEEDS=)
@@ -84,7 +87,7 @@ claims: $(STAMP)  ## what is claimed, over worlds and seeds (WORLD= SEEDS=)
 # are asked for by vLLM and, on a CPU and for text, never loaded.
 lock: $(STAMP)  ## resolve requirements.lock anew from pyproject.toml
 	@UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" .venv/bin/uv pip compile pyproject.toml --group weights \
-	    --extra serve-cpu --extra ray --extra sources --extra sentences --extra dev --universal --python-version 3.11 --upgrade --quiet \
+	    --extra serve-cpu --extra ray --extra redis --extra sources --extra sentences --extra dev --universal --python-version 3.11 --upgrade --quiet \
 	    --no-annotate --no-header --no-emit-index-url --no-emit-find-links --output-file requirements.resolved
 	@{ echo "# The whole stack, complete: \`make lock\` resolves it from pyproject.toml, \`make setup\` installs it as it is."; \
 	    sed -e "/'never'/d" -e "/; sys_platform == 'win32'$$/d" -e '/^nvidia-/d' -e '/^cuda-/d' -e '/^torch==[^+]*$$/d' \

@@ -27,6 +27,7 @@ from scripts.benches.measure import Measure
 from scripts.benches.off_policy import bench_off_policy
 from scripts.benches.outcomes import bench_outcomes
 from scripts.benches.rewards import bench_rewards
+from scripts.benches.serving import bench_serving
 from scripts.benches.trie import bench_trie
 
 BENCHES: dict[str, Callable[[], Iterable[Measure]]] = {
@@ -35,6 +36,7 @@ BENCHES: dict[str, Callable[[], Iterable[Measure]]] = {
     "trie": bench_trie,
     "ope": bench_off_policy,
     "rewards": bench_rewards,
+    "serving": bench_serving,
 }
 
 

@@ -2,17 +2,17 @@
 
     python scripts/serve.py --run runs/demo --port 8000
     python scripts/serve.py --config scripts/configs/serve.yaml --adapters ppo dpo --policy ppo
+    python scripts/serve.py --run runs/demo --engine_url http://127.0.0.1:8100 --state redis://127.0.0.1:6379/0
 
-vLLM is a child process on a port of its own, reachable from this machine only; the gateway is this process. Both end
-on Ctrl-C or SIGTERM. What is served is logged under <run>/served/, which docs/serve.md describes.
+vLLM is a child process on a port of its own, reachable from this machine only, started again when it ends; the gateway
+is this process. With --engine_url it is a gateway alone, one of many if you like, before a vLLM that runs elsewhere.
+Both end on Ctrl-C or SIGTERM. What is served is logged under <run>/served/, which docs/serve.md describes.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
-import threading
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -24,13 +24,16 @@ from trl import TrlParser
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.errors import InputError, exit_on_input_error
-from data.store import LogStore
-from policy.serving.decision_log import read_event_log
+from policy.serving.assemble import Plan, gateway
 from policy.serving.deployment import Deployment
 from policy.serving.engine import Engine, EngineSettings, check_port, free_port
-from policy.serving.gateway import create_app
-from policy.serving.listeners import Listeners
-from policy.serving.service import GatewaySettings, Service
+from policy.serving.keys import FILE as KEYS
+from policy.serving.live import engine_adapters
+from policy.serving.service import GatewaySettings
+from policy.serving.supervisor import Supervisor
+
+# Adapters that can come while vLLM runs: beside the old version of each until its last request has ended.
+SPARE_ADAPTERS = 3
 
 
 @dataclass
@@ -40,6 +43,17 @@ class ServeArguments:
     run: str = field(default="runs/demo", metadata={"help": "Run folder whose policy, catalog and log are served."})
     host: str = field(default="127.0.0.1", metadata={"help": "Address of the gateway; 0.0.0.0 for all interfaces."})
     port: int = field(default=8000, metadata={"help": "Port of the gateway."})
+    engine: str = field(
+        default="vllm", metadata={"help": "vllm: one of each on this machine; ray: replicas of both on Ray Serve."}
+    )
+    gateways: int = field(default=2, metadata={"help": "Gateway replicas, with --engine ray."})
+    engines: int = field(default=1, metadata={"help": "vLLM replicas, with --engine ray."})
+    engine_url: str | None = field(
+        default=None, metadata={"help": "A vLLM with the plugin that runs already; none is started then."}
+    )
+    state: str | None = field(
+        default=None, metadata={"help": "sqlite:///path or redis://host:port/db; <served>/state.sqlite by default."}
+    )
     engine_port: int = field(default=0, metadata={"help": "Port of vLLM on this machine; 0 takes a free one."})
     adapters: list[str] | None = field(
         default=None, metadata={"help": "Adapters to serve; all of the run's by default."}
@@ -51,7 +65,17 @@ class ServeArguments:
     dtype: str = field(default="float32", metadata={"help": "Weights in vLLM; float32 keeps propensities exact."})
     max_requests: int = field(default=64, metadata={"help": "Requests that vLLM decodes together."})
     startup_seconds: float = field(default=300.0, metadata={"help": "Patience with vLLM's start."})
-    answer_seconds: float = field(default=60.0, metadata={"help": "Patience with one answer of vLLM."})
+    answer_seconds: float = field(default=60.0, metadata={"help": "Patience with vLLM on the OpenAI routes."})
+    deadline_seconds: float = field(
+        default=5.0, metadata={"help": "A recommendation is answered within this, by popularity if need be."}
+    )
+    max_in_flight: int = field(default=128, metadata={"help": "Requests answered at once; more are refused with 429."})
+    keep_words: bool = field(
+        default=True, metadata={"help": "Keep what listeners ask for, in words, in the decision log."}
+    )
+    open: bool = field(
+        default=False, metadata={"help": "Listen on other addresses than this machine's without API keys."}
+    )
 
 
 def main() -> None:
@@ -64,35 +88,45 @@ def serve(arguments: ServeArguments) -> None:
     console = Console()
     run = Path(arguments.run)
     check_port(arguments.host, arguments.port)
-    deployment = Deployment.load(run, arguments.adapters, arguments.policy)
-    served = Path(arguments.served) if arguments.served else run / "served"
-    store = LogStore(run / "logs") if (run / "logs").is_dir() else None
-    engine_settings = EngineSettings(
-        model=deployment.base,
-        catalog=run / "catalog",
-        adapters=deployment.adapters,
-        slate_size=deployment.slate_size,
-        port=arguments.engine_port or free_port(),
-        log=served / "vllm.log",
-        dtype=arguments.dtype,
-        max_requests=arguments.max_requests,
-        startup_seconds=arguments.startup_seconds,
+    plan = Plan(
+        run=run,
+        served=Path(arguments.served) if arguments.served else run / "served",
+        adapters=arguments.adapters,
+        policy=arguments.policy,
+        state=arguments.state,
+        gateway=GatewaySettings(
+            engine_url=arguments.engine_url or f"http://127.0.0.1:{arguments.engine_port or free_port()}",
+            answer_seconds=arguments.answer_seconds,
+            deadline_seconds=arguments.deadline_seconds,
+            max_in_flight=arguments.max_in_flight,
+            keep_words=arguments.keep_words,
+        ),
     )
+    Deployment.load(run, arguments.adapters, arguments.policy, plan.served / "catalogs")  # before anything is begun
+    _check_keys(arguments, plan.served)
     if arguments.engine_port:
-        check_port(engine_settings.host, arguments.engine_port)
+        check_port("127.0.0.1", arguments.engine_port)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
-    engine = Engine(engine_settings)
+    deployment = plan.deployment()
+    if arguments.engine == "ray":
+        _serve_on_ray(arguments, plan, deployment, console)
+        return
+    if arguments.engine != "vllm":
+        raise InputError(f"--engine {arguments.engine!r} is not one of vllm, ray")
+    supervisor, took = None, 0.0
+    if arguments.engine_url is None:
+        engine = Engine(_engine_settings(arguments, plan, deployment))
+        try:
+            took = engine.wait_until_ready(console)
+        except BaseException:
+            engine.stop()
+            raise
+        supervisor = Supervisor(engine)
     try:
-        took = engine.wait_until_ready(console)
-        feedback = read_event_log(served / "events")
-        listeners = Listeners(
-            deployment.index.row_of, store, deployment.prompt.history_length, feedback if feedback.height else None
-        )
-        settings = GatewaySettings(engine_settings.url, answer_seconds=arguments.answer_seconds)
-        app = create_app(Service(deployment, listeners, served, settings))
+        app = gateway(plan, deployment, supervisor)
         console.print(_greeting(arguments, deployment, took), highlight=False, soft_wrap=True)
-        config = uvicorn.Config(
+        uvicorn.run(
             app,
             host=arguments.host,
             port=arguments.port,
@@ -101,22 +135,51 @@ def serve(arguments: ServeArguments) -> None:
             timeout_keep_alive=60,
             timeout_graceful_shutdown=10,
         )
-        server = uvicorn.Server(config)
-        threading.Thread(target=_watch, args=(engine, server), name="engine-watch", daemon=True).start()
-        server.run()
-        if not engine.running:
-            raise InputError(f"vLLM ended: {engine.last_words()} (all of it: {engine_settings.log}); start again")
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        engine.stop()
+        if supervisor is not None:
+            supervisor.stop()
 
 
-def _watch(engine: Engine, server: uvicorn.Server) -> None:
-    """A gateway without its model server is no use: end when vLLM does."""
-    while engine.running:
-        time.sleep(0.5)
-    server.should_exit = True
+def _serve_on_ray(arguments: ServeArguments, plan: Plan, deployment: Deployment, console: Console) -> None:
+    try:
+        from policy.serving.ray_app import deploy, shut_down
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"Ray Serve is not installed ({error.name} is missing): pip install 'longplay[ray]'"
+        ) from error
+    settings = None if arguments.engine_url else _engine_settings(arguments, plan, deployment)
+    replicas = (arguments.gateways, arguments.engines)
+    actors = deploy(plan, *replicas, settings, arguments.host, arguments.port)
+    try:
+        console.print(_greeting(arguments, deployment, 0.0), highlight=False, soft_wrap=True)
+        while True:
+            signal.pause()
+    finally:
+        shut_down(actors)
+
+
+def _engine_settings(arguments: ServeArguments, plan: Plan, deployment: Deployment) -> EngineSettings:
+    return EngineSettings(
+        model=deployment.base,
+        catalog=deployment.run / "catalog",
+        catalog_versions=plan.served / "catalogs",
+        adapters=engine_adapters(deployment),
+        spare_adapters=SPARE_ADAPTERS,
+        slate_size=deployment.slate_size,
+        port=int(plan.gateway.engine_url.rpartition(":")[2]) if arguments.engine_url is None else 0,
+        log=plan.served / "vllm.log",
+        dtype=arguments.dtype,
+        max_requests=arguments.max_requests,
+        startup_seconds=arguments.startup_seconds,
+    )
+
+
+def _check_keys(arguments: ServeArguments, served: Path) -> None:
+    if arguments.host not in ("127.0.0.1", "localhost", "::1") and not arguments.open and not (served / KEYS).is_file():
+        make = f"python scripts/keys.py --run {arguments.run} --add NAME"
+        raise InputError(f"--host {arguments.host} lets others in and there are no API keys: {make}, or --open true")
 
 
 def _leave(_: int, __: FrameType | None) -> None:
@@ -127,7 +190,8 @@ def _greeting(arguments: ServeArguments, deployment: Deployment, seconds: float)
     here = f"http://{'127.0.0.1' if arguments.host == '0.0.0.0' else arguments.host}:{arguments.port}"
     policies = ", ".join(deployment.versions)
     default = deployment.default
-    return f"""vLLM is ready after {seconds:.0f} s. Serving {arguments.run} on {here}: {policies} ({default} by default)
+    engine = f"vLLM is ready after {seconds:.0f} s." if seconds else f"vLLM: {arguments.engine_url or 'on Ray'}."
+    return f"""{engine} Serving {arguments.run} on {here}: {policies} ({default} by default)
 
   curl {here}/v1/recommendations -H 'Content-Type: application/json' \\
     -d '{{"user_id": "me", "steer": "something calmer, maybe a podcast", "k": {deployment.slate_size}}}'
@@ -136,7 +200,7 @@ def _greeting(arguments: ServeArguments, deployment: Deployment, seconds: float)
   client = OpenAI(base_url="{here}/v1", api_key="none")
   client.chat.completions.create(model="{default}", messages=[{{"role": "user", "content": "something calm"}}])
 
-  {here}/docs has every route. Ctrl-C ends both servers."""
+  {here}/ is the now-playing page, {here}/mcp for assistants, {here}/docs has every route. Ctrl-C ends all."""
 
 
 if __name__ == "__main__":

@@ -2,45 +2,47 @@
 
 A row is on disk (written and fsynced) before `append` answers, so a response that was sent can always be judged later.
 Rows that arrive while a sync is running share the next one (group commit): the cost of durability is per disk sync, not
-per request.
-
-    served/decisions/decisions-20260115T080000000000-4242.jsonl     one segment per process, rotated by size
-    served/events/events-20260115T080000000000-4242.jsonl
-
-A process killed while writing leaves at most one torn last line in its segment; its response was never sent, and
-readers leave it out. A torn line anywhere else is damage and is an error.
+per request. A segment that is full, or a minute old, is sealed as Parquet (`policy.serving.segments`).
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
-import polars as pl
-
 from data.errors import InputError
-from data.schema import polars_schema, validate
+from policy.serving.segments import seal, seal_abandoned, sync_folder
 
-ROTATE_BYTES = 64 * 1024 * 1024
+ROTATE_BYTES = 16 * 1024 * 1024
+ROTATE_SECONDS = 60.0
 
 
 class SegmentLog:
     """Append-only log of one table. Thread safe; rows are acknowledged after fsync.
 
-    Raises InputError if the folder cannot be written.
+    Segments that an earlier process left behind are sealed first. Raises InputError if the folder cannot be written or
+    one of those is damaged.
     """
 
-    def __init__(self, folder: Path, table: str, rotate_bytes: int = ROTATE_BYTES) -> None:
+    def __init__(
+        self, folder: Path, table: str, rotate_bytes: int = ROTATE_BYTES, rotate_seconds: float = ROTATE_SECONDS
+    ) -> None:
         self.folder = folder
         self.table = table
         self._rotate_bytes = rotate_bytes
+        self._rotate_seconds = rotate_seconds
         self._descriptor: int | None = None
+        self._path = folder
         self._size = 0
+        self._opened = 0.0
         self._segments = 0
         self._pending: list[tuple[bytes, Future[None]]] = []
         self._wake = threading.Condition()
@@ -50,6 +52,8 @@ class SegmentLog:
         except OSError as error:
             reason = error.strerror
             raise InputError(f"{folder}: cannot keep the {table} log here ({reason}); choose another folder") from error
+        seal_abandoned(folder, table)
+        self._sealer = ThreadPoolExecutor(1, f"{table}-seal")  # rows do not wait for Parquet
         self._writer = threading.Thread(target=self._write_batches, name=f"{table}-log", daemon=True)
         self._writer.start()
 
@@ -57,6 +61,7 @@ class SegmentLog:
         """Queue rows; the future is done once they are on disk, or carries the OSError that kept them off it."""
         lines = b"".join(_line(row) for row in rows)
         done: Future[None] = Future()
+        done.set_running_or_notify_cancel()  # a client that goes away cannot take a row back
         with self._wake:
             if self._closed:
                 raise RuntimeError(f"the {self.table} log is closed")
@@ -65,21 +70,27 @@ class SegmentLog:
         return done
 
     def close(self) -> None:
-        """Write what is queued, then close the segment."""
+        """Write what is queued, then seal the segment."""
         with self._wake:
             self._closed = True
             self._wake.notify()
         self._writer.join()
         self._close_segment()
+        self._sealer.shutdown()
 
     def _write_batches(self) -> None:
         while True:
             with self._wake:
-                while not self._pending and not self._closed:
-                    self._wake.wait()
+                while not self._pending and not self._closed and not self._is_due():
+                    self._wake.wait(self._rotate_seconds if self._descriptor is not None else None)
                 batch, self._pending = self._pending, []
-            if not batch:
+                closed = self._closed
+            if self._is_due():
+                self._close_segment()
+            if not batch and closed:
                 return
+            if not batch:
+                continue
             try:
                 self._commit(b"".join(lines for lines, _ in batch))
             except OSError as error:
@@ -90,8 +101,7 @@ class SegmentLog:
                     done.set_result(None)
 
     def _commit(self, lines: bytes) -> None:
-        if self._descriptor is None or self._size >= self._rotate_bytes:
-            self._close_segment()
+        if self._descriptor is None:
             self._open_segment()
         assert self._descriptor is not None
         try:
@@ -108,60 +118,36 @@ class SegmentLog:
 
     def _open_segment(self) -> None:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-        path = self.folder / f"{self.table}-{stamp}-{os.getpid()}-{self._segments}.jsonl"
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
+        self._path = self.folder / f"{self.table}-{stamp}-{os.getpid()}-{self._segments}.jsonl"
+        # It gets its name with the lock already on it, or another process could take it for abandoned.
+        new = self._path.with_name(f".{self._path.name}.new")
+        self._descriptor = os.open(new, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        os.rename(new, self._path)
         self._size = 0
+        self._opened = time.monotonic()
         self._segments += 1
-        parent = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(parent)  # the file's name must survive too
-        finally:
-            os.close(parent)
+        sync_folder(self.folder)  # the file's name must survive too
+
+    def _is_due(self) -> bool:
+        if self._descriptor is None:
+            return False
+        return self._size >= self._rotate_bytes or time.monotonic() - self._opened >= self._rotate_seconds
 
     def _close_segment(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        if self._descriptor is None:
+            return
+        self._sealer.submit(self._seal, self._path, self._descriptor)
+        self._descriptor = None
 
-
-def read_decision_log(folder: Path) -> pl.DataFrame:
-    """All decisions served into `folder`, oldest segment first, in the `decisions` schema.
-
-    Raises InputError naming the segment and line if one is damaged, or if a row breaks the schema.
-    """
-    return _read(folder, "decisions")
-
-
-def read_event_log(folder: Path) -> pl.DataFrame:
-    """All feedback received into `folder`, in the `events` schema. Raises as `read_decision_log`."""
-    return _read(folder, "events")
-
-
-def event_rows(folder: Path) -> list[dict[str, object]]:
-    """The raw rows of the events log, times as ISO strings: what a restarted gateway reads its memory from."""
-    return [row for path in _segments(folder, "events") for row in _rows(path)]
-
-
-def _read(folder: Path, table: str) -> pl.DataFrame:
-    rows = [row for path in _segments(folder, table) for row in _rows(path)]
-    return rows_to_frame(rows, table, str(folder))
-
-
-def rows_to_frame(rows: Sequence[Mapping[str, object]], table: str, source: str) -> pl.DataFrame:
-    """Rows with ISO 8601 times as a validated frame of `table`. Raises InputError naming `source`."""
-    wanted = polars_schema(table)
-    plain = {name: pl.String() if isinstance(kind, pl.Datetime) else kind for name, kind in wanted.items()}
-    times = [
-        pl.col(name).str.to_datetime(time_unit="us", time_zone="UTC", strict=True)
-        for name, kind in wanted.items()
-        if isinstance(kind, pl.Datetime)
-    ]
-    try:
-        frame = pl.DataFrame([dict(row) for row in rows], schema=plain, strict=False).with_columns(times)
-    except (pl.exceptions.PolarsError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{source}: {table}: a value does not fit its column ({reason}): mend the row") from error
-    return validate(frame, table, source)
+    def _seal(self, segment: Path, descriptor: int) -> None:
+        try:
+            seal(segment, self.table)
+        except (InputError, OSError) as error:
+            # The rows are safe where they are; readers will name what is wrong with them.
+            sys.stderr.write(f"error: {segment} could not be sealed: {error}\n")
+        finally:
+            os.close(descriptor)  # and with it the lock that kept others from sealing
 
 
 def _line(row: Mapping[str, object]) -> bytes:
@@ -174,18 +160,3 @@ def _plain(value: object) -> str:
             raise ValueError(f"naive time {value}: give it a time zone")
         return value.astimezone(UTC).isoformat(timespec="microseconds")
     raise TypeError(f"{type(value).__name__} cannot be logged")
-
-
-def _segments(folder: Path, table: str) -> list[Path]:
-    return sorted(folder.glob(f"{table}-*.jsonl"))
-
-
-def _rows(path: Path) -> list[dict[str, object]]:
-    whole, _, _torn = path.read_bytes().rpartition(b"\n")
-    rows = []
-    for number, line in enumerate(whole.splitlines(), start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise InputError(f"{path}: line {number} is not JSON; restore the segment or move it away") from error
-    return rows

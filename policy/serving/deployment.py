@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -41,6 +41,7 @@ class Deployment:
     """Everything about a run that answering a request needs, weights aside.
 
     versions: servable policy name -> "name@version" as it is logged. adapters: name -> folder, the base left out.
+    engine_names: what vLLM calls a policy, where that is not its name.
     """
 
     run: Path
@@ -53,10 +54,18 @@ class Deployment:
     prompt: Prompt
     grammar: SlateGrammar
     cards: tuple[Mapping[str, object], ...]
+    engine_names: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, run: Path, adapters: Sequence[str] | None = None, default: str | None = None) -> Deployment:
-        """Read a run folder. `adapters` names those to serve, all LoRA adapters beside the base if None.
+    def load(
+        cls,
+        run: Path,
+        adapters: Sequence[str] | None = None,
+        default: str | None = None,
+        catalogs: Path | None = None,
+    ) -> Deployment:
+        """Read a run folder. `adapters` names those to serve, all LoRA adapters beside the base if None. `catalogs`
+        holds those that were served before, by version: one of them may have grown by new items since.
 
         Raises InputError when the run, its catalog, its base policy or a named adapter is missing.
         """
@@ -78,7 +87,7 @@ class Deployment:
 
         catalog = Catalog.load(run / "catalog")
         settings = json.loads((base / SETTINGS).read_text())
-        if settings["catalog"] != catalog.version:
+        if settings["catalog"] != catalog.version and not _has_grown(settings["catalog"], catalog, catalogs):
             trained = settings["catalog"]
             raise InputError(f"{base} speaks catalog {trained}, {run / 'catalog'} is {catalog.version}: retrain it")
         vocabulary = Vocabulary.load(base, catalog)
@@ -101,6 +110,10 @@ class Deployment:
     def slate_size(self) -> int:
         """Items in a slate when a request does not say."""
         return self.grammar.slate_size
+
+    def engine_name(self, policy: str) -> str:
+        """What vLLM calls a policy."""
+        return self.engine_names.get(policy, policy)
 
     def length(self, slate_size: int) -> int:
         """Tokens of a completion with that many items."""
@@ -138,3 +151,13 @@ def _version(*folders: Path) -> str:
 def known_items(items: pl.Series, index: CatalogIndex) -> str | None:
     """The first item id that the catalog does not have, if there is one."""
     return next((item for item in items.drop_nulls().to_list() if item not in index.row_of), None)
+
+
+def _has_grown(trained: str, catalog: Catalog, catalogs: Path | None) -> bool:
+    """Whether `catalog` is the one that a policy was trained on, with further items after its own."""
+    if catalogs is None or not (catalogs / trained).is_dir():
+        return False
+    old = Catalog.load(catalogs / trained)
+    rows = len(old)
+    same = old.items["item_id"].equals(catalog.items["item_id"].head(rows))
+    return same and old.level_sizes == catalog.level_sizes and bool((old.codes == catalog.codes[:rows]).all())

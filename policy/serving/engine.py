@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from data.errors import InputError
+from policy.serving.catalogs import DEFAULT, NAMED, SLATE, VERSIONS
 
 # Ranks that vLLM's LoRA layers can be built for.
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -34,13 +35,16 @@ _STOP_SECONDS = 8.0
 # Below this many bytes of weights a decoding step is too short to be worth splitting between threads.
 _ONE_THREAD_BYTES = 200 * 1024 * 1024
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+_LIBC = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True)
 class EngineSettings:
     """What to serve and where.
 
-    model: folder of the base policy. adapters: name -> folder of a LoRA adapter over it. catalog: its folder.
+    model: folder of the base policy. adapters: name -> folder of a LoRA adapter over it. catalog: its folder; catalogs:
+    others by name; catalog_versions: where versions of it appear while it runs. spare_adapters: how many more adapters
+    can be loaded while it runs. constrained: with the catalog plugin; without it, a plain vLLM to compare with.
     slate_size: K when a request names none. log: file for vLLM's own output. startup_seconds: patience before
     giving up. kv_cache_gib: memory for attention caches on a CPU. max_requests: requests decoded together.
     """
@@ -48,6 +52,10 @@ class EngineSettings:
     model: Path
     catalog: Path
     adapters: Mapping[str, Path] = field(default_factory=dict)
+    catalogs: Mapping[str, Path] = field(default_factory=dict)
+    catalog_versions: Path | None = None
+    spare_adapters: int = 0
+    constrained: bool = True
     slate_size: int = 5
     host: str = "127.0.0.1"
     port: int = 8100
@@ -79,7 +87,7 @@ class Engine:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches us alone; we end the child when the gateway is done
-                preexec_fn=_end_with_parent,  # noqa: PLW1509 - one system call, and no threads yet
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - one system call, of a library that is loaded already
             )
 
     @property
@@ -159,7 +167,6 @@ def command(settings: EngineSettings) -> list[str]:
         *("--served-model-name", settings.model.name),
         *("--host", settings.host, "--port", str(settings.port)),
         *("--dtype", settings.dtype),
-        *("--logits-processors", "policy.serving.plugin:CatalogLogitsProcessor"),
         # The log-probabilities returned are those of the masked distribution that was sampled: the propensity.
         *("--logprobs-mode", "processed_logprobs"),
         # A checkpoint's generation_config can bring top_k, top_p or penalties that nobody asked for.
@@ -167,15 +174,19 @@ def command(settings: EngineSettings) -> list[str]:
         *("--max-num-seqs", str(settings.max_requests)),
         "--disable-uvicorn-access-log",
     ]
+    if settings.constrained:
+        line += ["--logits-processors", "policy.serving.plugin:CatalogLogitsProcessor"]
     if not torch.cuda.is_available():
         line.append("--enforce-eager")
-    if settings.adapters:
-        ranks = [_rank(folder) for folder in settings.adapters.values()]
+    if settings.adapters or settings.spare_adapters:
+        ranks = [_rank(folder) for folder in settings.adapters.values()] or [1]
+        slots = len(settings.adapters) + settings.spare_adapters + 1
         # One slot more than there are adapters: it stays empty. vLLM's CPU layers give a request without an adapter,
         # when it shares a batch with others, the weights of the last slot (index -1); empty ones change nothing.
-        line += ["--enable-lora", "--max-loras", str(len(settings.adapters) + 1)]
+        line += ["--enable-lora", "--max-loras", str(slots)]
         line += ["--max-lora-rank", str(min(rank for rank in LORA_RANKS if rank >= max(ranks)))]
-        line += ["--lora-modules", *(f"{name}={folder}" for name, folder in settings.adapters.items())]
+        if settings.adapters:
+            line += ["--lora-modules", *(f"{name}={folder}" for name, folder in settings.adapters.items())]
     return [*line, *settings.extra]
 
 
@@ -188,6 +199,10 @@ def environment(settings: EngineSettings) -> dict[str, str]:
     # on two busy cores two threads answered more than 10 times slower than one.
     small = sum(file.stat().st_size for file in settings.model.glob("*.safetensors")) < _ONE_THREAD_BYTES
     threads = {"OMP_NUM_THREADS": "1"} if small else {}
+    named = ",".join(f"{name}={folder.resolve()}" for name, folder in settings.catalogs.items())
+    versions = {VERSIONS: str(settings.catalog_versions.resolve())} if settings.catalog_versions else {}
+    # Adapters are loaded and unloaded over HTTP, by name and path: only this machine can reach that port.
+    runtime = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"} if settings.spare_adapters else {}
     return {
         **eager,
         **threads,
@@ -196,8 +211,11 @@ def environment(settings: EngineSettings) -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gib),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         **os.environ,
-        "LONGPLAY_CATALOG": str(settings.catalog.resolve()),
-        "LONGPLAY_SLATE_SIZE": str(settings.slate_size),
+        **versions,
+        **runtime,
+        DEFAULT: str(settings.catalog.resolve()),
+        NAMED: named,
+        SLATE: str(settings.slate_size),
         "PYTHONPATH": path,
     }
 
@@ -243,4 +261,4 @@ def _rank(folder: Path) -> int:
 
 def _end_with_parent() -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+        _LIBC.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)

@@ -1,13 +1,15 @@
-"""What the server knows about a listener: the run's log, read when they first ask, and the feedback received since.
+"""What the server knows about a listener: the run's log, read when they are first asked for, and what came in since.
 
-Feedback counts from the moment it is on disk: the next recommendation for that listener sees it. Interactions are made
-of events by the same code that makes them for training, so a served prompt is the prompt that training would write.
+Feedback counts from the moment it is in the state (`policy.serving.state`): the next recommendation for that listener,
+by whichever replica, sees it. Interactions are made of events by the same code that makes them for training, so a
+served prompt is the prompt that training would write.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
-from collections.abc import Mapping
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from threading import Lock
@@ -20,83 +22,67 @@ import polars as pl
 from data.histories import MICROSECONDS_PER_HOUR, Contexts
 from data.interactions import interactions
 from data.local_time import DEFAULT_ZONE
-from data.schema import SURFACE_CODE, polars_schema
+from data.schema import ACTIONS, SURFACE_CODE, polars_schema
 from data.sessions import GAP_MINUTES, sessionize
 from data.store import LogStore, bucket_of
+from policy.serving.segments import rows_to_frame
+from policy.serving.state import KEPT_EVENTS, Glance, State, StateError
 
-T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
 
-# Events kept per listener: far more than the interactions of any prompt are made of.
-KEPT_EVENTS = 400
 KEPT_LISTENERS = 50_000
+KEPT_BUCKETS = 32
+# An event that was replayed into the log is still in the state; only what sessionizing adds may differ.
+_SAME_EVENT = [name for name in polars_schema("events") if name != "session_id"]
 
 
 @dataclass(frozen=True)
 class Past:
-    """One listener's interactions, oldest first. H of them, all int64.
+    """One listener's interactions, oldest first. H of them.
 
-    settled: microseconds from when on it counts as known (an interaction that goes on holds back those after it).
-    time: of the first event, us. item: catalog row. action: code of the strongest reaction.
+    settled (H,): microseconds from when on it counts as known (an interaction that goes on holds back those after it).
+    time (H,): of the first event, us. item: their ids. action (H,): code of the strongest reaction. surface (H,): code.
     """
 
     settled: np.ndarray[tuple[int], np.dtype[np.int64]]
     time: np.ndarray[tuple[int], np.dtype[np.int64]]
-    item: np.ndarray[tuple[int], np.dtype[np.int64]]
+    item: Sequence[str]
     action: np.ndarray[tuple[int], np.dtype[np.int64]]
+    surface: np.ndarray[tuple[int], np.dtype[np.int64]]
     zone: str
 
 
-class Listeners:
-    """Histories by user id. Thread safe; a log store is optional (without one everybody is new)."""
+@dataclass(frozen=True)
+class Listener:
+    """What is known about one listener now: their past, and the items that may not be shown to them."""
 
-    def __init__(
-        self,
-        row_of: Mapping[str, int],
-        store: LogStore | None,
-        history_length: int,
-        feedback: pl.DataFrame | None = None,
-    ) -> None:
-        """`row_of` gives the catalog row of an item id; `feedback` is what earlier servers received (events schema)."""
-        self._row_of = row_of
-        self._store = store
-        self._length = history_length
-        self._gap_minutes = store.gap_minutes if store else GAP_MINUTES
-        self._lock = Lock()
-        self._feedback: defaultdict[str, list[pl.DataFrame]] = defaultdict(list)
-        self._past: OrderedDict[str, Past] = OrderedDict()
-        self._base: OrderedDict[str, tuple[pl.DataFrame, str]] = OrderedDict()
-        if feedback is not None:
-            self.add(feedback)
-
-    def add(self, events: pl.DataFrame) -> None:
-        """Take in feedback: validated rows of the events schema."""
-        for (user,), rows in events.group_by("user_id", maintain_order=True):
-            with self._lock:
-                self._feedback[str(user)].append(rows)
-                self._past.pop(str(user), None)
-
-    def remembered(self, user_id: str) -> bool:
-        """Whether `context` can answer for this listener without reading the log."""
-        return user_id in self._past
+    past: Past
+    blocked: frozenset[str]
 
     def context(
-        self, user_id: str, surface: str, now: datetime, steer: str | None = None, zone: str | None = None
+        self,
+        row_of: Mapping[str, int],
+        length: int,
+        surface: str,
+        now: datetime,
+        steer: str | None = None,
+        zone: str | None = None,
     ) -> Contexts:
-        """What is known about one listener at `now` (aware): one row, for `Prompt.encode`.
+        """One row, for `Prompt.encode`, as known at `now` (aware): the last `length` items of the catalog `row_of`.
 
-        `zone` (IANA) overrides the log's time zone of the listener; where neither says, it is UTC. Reads the log the
-        first time a listener is asked for, so call it off the event loop unless `remembered`.
+        `zone` (IANA) overrides the log's time zone of the listener; where neither says, it is UTC.
         """
-        past = self._past.get(user_id) or self._remember(user_id)
-        micros = round(now.timestamp() * 1e6)
+        past, micros = self.past, round(now.timestamp() * 1e6)
         known = int(np.searchsorted(past.settled, micros, side="left"))
-        item = np.full((1, self._length), -1, dtype=np.int32)
-        action = np.full((1, self._length), -1, dtype=np.int8)
-        last = min(known, self._length)
+        said = [place for place in range(known) if past.item[place] in row_of]  # an item may have left the catalog
+        last = said[-length:]
+        item = np.full((1, length), -1, dtype=np.int32)
+        action = np.full((1, length), -1, dtype=np.int8)
         if last:
-            item[0, -last:] = past.item[known - last : known]
-            action[0, -last:] = past.action[known - last : known]
-        gap = (micros - past.time[known - 1]) / MICROSECONDS_PER_HOUR if known else np.nan
+            item[0, -len(last) :] = [row_of[past.item[place]] for place in last]
+            action[0, -len(last) :] = past.action[last]
+        gap = (micros - past.time[last[-1]]) / MICROSECONDS_PER_HOUR if last else np.nan
         local = now.astimezone(ZoneInfo(zone or past.zone))
         return Contexts(
             time=np.array([micros], dtype=np.int64),
@@ -108,49 +94,125 @@ class Listeners:
             steer=[steer],
         )
 
-    def _remember(self, user_id: str) -> Past:
-        logged, zone = self._logged(user_id)
-        with self._lock:
-            received = list(self._feedback.get(user_id, ()))
-        events = pl.concat([logged, *received]) if received else logged
-        past = self._interactions(events, zone)
-        with self._lock:
-            if len(self._feedback.get(user_id, ())) == len(received):  # else feedback came in between: do not keep it
-                _keep(self._past, user_id, past)
-        return past
+    def lately(self, count: int) -> list[tuple[str, str, datetime]]:
+        """The last interactions, newest first: (item id, strongest reaction, when)."""
+        past = self.past
+        zone = ZoneInfo(past.zone)
+        return [
+            (past.item[place], ACTIONS[past.action[place]], datetime.fromtimestamp(past.time[place] / 1e6, zone))
+            for place in reversed(range(max(0, len(past.item) - count), len(past.item)))
+        ]
 
-    def _interactions(self, events: pl.DataFrame, zone: str) -> Past:
-        events = sessionize(events, self._gap_minutes)
-        served = [item in self._row_of for item in events["item_id"].to_list()]
-        made = interactions(events.filter(pl.Series(served, dtype=pl.Boolean)))
-        rows = [self._row_of[item] for item in made["item_id"].to_list()]
+
+class Listeners:
+    """Histories by user id, from a log store (None: everybody is new) and the state. For one event loop."""
+
+    def __init__(self, store: LogStore | None, state: State) -> None:
+        self._logged = _LoggedEvents(store) if store is not None else None
+        self._gap_minutes = store.gap_minutes if store else GAP_MINUTES
+        self._state = state
+        self._known: OrderedDict[str, tuple[Glance, Past]] = OrderedDict()
+        self.state_errors = 0
+
+    async def look(self, user_id: str) -> Listener:
+        """The listener as of now. With the state out of reach: as last seen, or as the log has them."""
+        known = self._known.get(user_id)
+        try:
+            glance = await self._state.glance(user_id)
+            if known is not None and known[0].revision == glance.revision:
+                return Listener(known[1], glance.blocked)
+            received = await self._state.recent(user_id) if glance.revision else []
+        except StateError:
+            self.state_errors += 1
+            if known is not None:
+                return Listener(known[1], known[0].blocked)
+            return Listener(await self._past(user_id, []), frozenset())
+        past = await self._past(user_id, received)
+        _keep(self._known, user_id, (glance, past), KEPT_LISTENERS)
+        return Listener(past, glance.blocked)
+
+    async def blocked(self, user_id: str) -> frozenset[str]:
+        """What may not be shown to this listener; with the state out of reach, as last seen."""
+        try:
+            return (await self._state.glance(user_id)).blocked
+        except StateError:
+            self.state_errors += 1
+            return self._known[user_id][0].blocked if user_id in self._known else frozenset()
+
+    def some(self, count: int) -> list[str]:
+        """A few listeners of the log, for a page to begin with. Reads a bucket: call it off the event loop."""
+        return self._logged.some(count) if self._logged is not None else []
+
+    async def _past(self, user_id: str, received: list[dict[str, object]]) -> Past:
+        logged, zone = pl.DataFrame(schema=polars_schema("events")), DEFAULT_ZONE
+        if self._logged is not None:
+            found = self._logged.of(user_id)
+            logged, zone = found if found is not None else await asyncio.to_thread(self._logged.read, user_id)
+        if received:
+            new = rows_to_frame(received, "events", "the state")
+            logged = pl.concat([logged, new]).unique(_SAME_EVENT, keep="first", maintain_order=True)
+        made = interactions(sessionize(logged, self._gap_minutes))
         return Past(
             settled=made["settled"].cum_max().to_physical().to_numpy().astype(np.int64),
             time=made["time"].to_physical().to_numpy().astype(np.int64),
-            item=np.array(rows, dtype=np.int64),
+            item=made["item_id"].to_list(),
             action=made["action"].to_numpy().astype(np.int64),
+            surface=made["surface"].to_numpy().astype(np.int64),
             zone=zone,
         )
 
-    def _logged(self, user_id: str) -> tuple[pl.DataFrame, str]:
-        """The listener's last events in the run's log, and their time zone."""
-        if user_id in self._base:
-            return self._base[user_id]
-        events, zone = pl.DataFrame(schema=polars_schema("events")), DEFAULT_ZONE
-        if self._store is not None:
-            bucket = int(bucket_of(pl.Series([user_id]), self._store.buckets)[0])
-            mine = pl.col("user_id") == user_id
-            events = self._store.events(bucket).filter(mine).tail(KEPT_EVENTS).select(events.columns)
-            users = self._store.users(bucket)
-            known = [] if users is None else users.filter(mine)["time_zone"].drop_nulls().to_list()
-            zone = known[0] if known else DEFAULT_ZONE
+
+class _LoggedEvents:
+    """The last events of the run's log by listener: a bucket is read once, when one of its listeners is asked for."""
+
+    def __init__(self, store: LogStore) -> None:
+        self._store = store
+        self._lock = Lock()
+        self._buckets: OrderedDict[int, tuple[pl.DataFrame, dict[str, tuple[int, int]], dict[str, str]]] = OrderedDict()
+
+    def of(self, user_id: str) -> tuple[pl.DataFrame, str] | None:
+        """The listener's events and time zone, or None while their bucket has not been read."""
+        held = self._buckets.get(self._bucket(user_id))
+        if held is None:
+            return None
+        events, places, zones = held
+        start, length = places.get(user_id, (0, 0))
+        return events.slice(start, length), zones.get(user_id, DEFAULT_ZONE)
+
+    def read(self, user_id: str) -> tuple[pl.DataFrame, str]:
+        """As `of`, reading the bucket where need be."""
         with self._lock:
-            _keep(self._base, user_id, (events, zone))
-        return events, zone
+            if (found := self.of(user_id)) is not None:
+                return found
+            bucket = self._bucket(user_id)
+            columns = list(polars_schema("events"))
+            events = self._store.events(bucket).select(columns).group_by("user_id", maintain_order=True)
+            kept = events.tail(KEPT_EVENTS).select(columns)
+            runs = kept.select(pl.col("user_id").rle()).unnest("user_id")
+            ends = runs["len"].cum_sum()
+            places = {
+                user: (end - length, length) for user, length, end in zip(runs["value"], runs["len"], ends, strict=True)
+            }
+            users = self._store.users(bucket)
+            zones = {} if users is None else dict(users.select("user_id", "time_zone").drop_nulls().iter_rows())
+            _keep(self._buckets, bucket, (kept, places, zones), KEPT_BUCKETS)
+        found = self.of(user_id)
+        assert found is not None
+        return found
+
+    def some(self, count: int) -> list[str]:
+        for bucket in range(self._store.buckets):
+            events = self._store.rows_as_given("events", bucket)
+            if events.height:
+                return events["user_id"].unique(maintain_order=True).head(count).to_list()
+        return []
+
+    def _bucket(self, user_id: str) -> int:
+        return int(bucket_of(pl.Series([user_id]), self._store.buckets)[0])
 
 
-def _keep(cache: OrderedDict[str, T], key: str, value: T) -> None:
+def _keep(cache: OrderedDict[K, V], key: K, value: V, most: int) -> None:
     cache[key] = value
     cache.move_to_end(key)
-    while len(cache) > KEPT_LISTENERS:
+    while len(cache) > most:
         cache.popitem(last=False)

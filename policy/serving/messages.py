@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
@@ -12,6 +12,8 @@ from data.schema import ACTIONS, SURFACES
 from policy.serving.slate_arguments import MAX_BLOCKED, MAX_SLATE
 
 MAX_EVENTS = 1000
+MAX_DEADLINE_MS = 60_000
+Id = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 def _surface(value: str) -> str:
@@ -67,7 +69,12 @@ class RecommendationRequest(BaseModel):
     policy: str | None = Field(None, description="Adapter to answer with; default the deployment's.")
     weights: dict[str, float] | None = Field(None, description="The wanted trade-off: objective -> weight in [0, 1].")
     context: Situation | None = None
-    blocked: list[str] = Field(default_factory=list, max_length=MAX_BLOCKED, description="Item ids not to show.")
+    explain: bool = Field(False, description="Say what the reward model expects of the slate.")
+    deadline_ms: int | None = Field(
+        None, ge=50, le=MAX_DEADLINE_MS, description="Answer within this time, by popularity if the model is slower."
+    )
+    blocked: list[Id] = Field(default_factory=list, max_length=MAX_BLOCKED, description="Item ids not to show.")
+    seen: list[Id] = Field(default_factory=list, max_length=MAX_BLOCKED, description="Item ids shown a moment ago.")
     kinds: list[str] = Field(default_factory=list, max_length=32, description="Item kinds to choose from; default all.")
 
 
@@ -82,11 +89,16 @@ class RecommendationResponse(BaseModel):
     """A logged decision. propensity: probability of this move and slate, in this order, under the policy."""
 
     decision_id: str
-    move: str
+    move: str | None = Field(description="continue, deepen, explore or switch; null when drawn by popularity.")
     items: list[Item]
     propensity: float
-    policy: str
-    arm: str | None
+    policy: str = Field(description="name@version of what chose the slate.")
+    arm: str | None = Field(description="Of the experiment; null when the request named a policy or a trade-off.")
+    fallback: str | None = Field(description="The rung that answered instead of the wanted policy.")
+    catalog: str = Field(description="Version of the catalog.")
+    predicted: dict[str, float] | None = Field(
+        None, description="With explain: return within 7 days, active days of 28, and what the slate adds to each."
+    )
 
 
 class Event(BaseModel):
@@ -94,13 +106,13 @@ class Event(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    user_id: str = Field(min_length=1, max_length=256)
+    user_id: Id
     time: Moment | None = None
     surface: Surface
     action: Annotated[str, AfterValidator(_action)] = Field(description=f"One of {', '.join(ACTIONS)}.")
-    item_id: str | None = None
-    session_id: str | None = None
-    decision_id: str | None = Field(None, description="The decision that showed the item.")
+    item_id: Id | None = None
+    session_id: Id | None = None
+    decision_id: Id | None = Field(None, description="The decision that showed the item.")
     position: int | None = Field(None, ge=0, lt=2**31, description="Place in the slate, from 0.")
     seconds: float | None = Field(None, ge=0, description="How long the listener stayed.")
     value: float | None = None
@@ -121,3 +133,51 @@ class FeedbackRequest(BaseModel):
 
 class FeedbackResponse(BaseModel):
     accepted: int
+
+
+class BlockRequest(BaseModel):
+    """Items not to show any more, or again."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"user_id": "u1", "block": ["i7"], "unblock": []}]}
+    )
+
+    user_id: Id | None = Field(None, description="Whom not to show them; null for everybody (a takedown).")
+    block: list[Id] = Field(default_factory=list, max_length=MAX_BLOCKED)
+    unblock: list[Id] = Field(default_factory=list, max_length=MAX_BLOCKED)
+
+
+class BlockResponse(BaseModel):
+    """What is blocked now, everybody's included."""
+
+    blocked: list[str]
+
+
+class Fault(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: int
+
+
+class FaultResponse(BaseModel):
+    """What is wrong, in the shape of OpenAI's errors."""
+
+    error: Fault
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": FaultResponse, "description": description}
+    for status, description in (
+        (400, "The request is wrong; the message says where."),
+        (401, "An API key is wanted."),
+        (403, "An admin key is wanted."),
+        (408, "The body came too slowly."),
+        (413, "The body is too long."),
+        (422, "Not used: what is wrong with a request is 400."),
+        (429, "Too many requests: ask again after Retry-After seconds."),
+        (502, "The model server answered with something that is no slate."),
+        (503, "The model server, the log or the state cannot be reached."),
+        (504, "The model server did not answer in time."),
+    )
+}

@@ -35,7 +35,47 @@ class Metrics:
             registry=self.registry,
         )
         self.decisions = Counter(
-            "longplay_decisions_total", "Decisions logged.", ("route", "policy", "move"), registry=self.registry
+            "longplay_decisions_total", "Decisions logged.", ("route", "policy", "move", "arm"), registry=self.registry
+        )
+        self.fallbacks = Counter(
+            "longplay_fallbacks_total",
+            "Rungs of the ladder that did not hold: passed over (breaker), too slow (timeout, deadline), or in error.",
+            ("rung", "reason"),
+            registry=self.registry,
+        )
+        self.breaker_open = Gauge(
+            "longplay_breaker_open", "1 while a rung is left alone.", ("rung",), registry=self.registry
+        )
+        self.refused = Counter(
+            "longplay_refused_total",
+            "Requests refused before they reached a route: unauthorized, forbidden, rate, overloaded, too_large, slow.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.in_flight = Gauge("longplay_in_flight", "Requests being answered.", registry=self.registry)
+        self.limit = Gauge("longplay_in_flight_limit", "Above this, requests are shed.", registry=self.registry)
+        self.illegal = Counter(
+            "longplay_illegal_items_total",
+            "Served slates with an item twice (repeated) or one that may not be shown (ineligible). Stays 0.",
+            ("kind",),
+            registry=self.registry,
+        )
+        for kind in ("repeated", "ineligible"):
+            self.illegal.labels(kind)
+        self.drift = Gauge(
+            "longplay_drift_psi",
+            "Population stability index of what is served against what the policy does at the training log.",
+            ("policy", "quantity"),
+            registry=self.registry,
+        )
+        self.coverage = Gauge(
+            "longplay_coverage", "Share of the catalog among the items shown lately.", registry=self.registry
+        )
+        self.entropy = Gauge(
+            "longplay_entropy_nats", "Entropy of the items that an arm shows lately.", ("arm",), registry=self.registry
+        )
+        self.state_errors = Counter(
+            "longplay_state_errors_total", "Times that the state could not be reached.", registry=self.registry
         )
         self.unparsed = Counter(
             "longplay_unparsed_total",
@@ -46,6 +86,7 @@ class Metrics:
         self.feedback = Counter(
             "longplay_feedback_events_total", "Events received.", ("action",), registry=self.registry
         )
+        self.state_errors_seen = 0
         self.engine_up = Gauge("longplay_engine_up", "1 if vLLM answered the last probe.", registry=self.registry)
 
     @contextmanager

@@ -23,10 +23,11 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from data.errors import InputError
 from data.schema import SURFACES
+from policy.serving.deployment import Deployment
+from policy.serving.messages import REFUSALS
 from policy.serving.service import Refusal, Service
-from policy.serving.slate_arguments import SlateArguments
+from policy.serving.slate_arguments import MAX_SLATE, SlateArguments
 
-MAX_BODY_BYTES = 2 * 1024 * 1024
 MAX_CHOICES = 128
 GREEDY = 1e-5  # vLLM takes a lower temperature as greedy
 _LEFT_OPEN = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -46,6 +47,7 @@ class Asked:
     """A checked request: what goes to vLLM, and what the client will not expect back."""
 
     route: str
+    deployment: Deployment
     body: bytes
     chat: bool
     stream: bool
@@ -59,22 +61,59 @@ class Asked:
     policy: str
 
 
+_MESSAGES: dict[str, object] = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "required": ["role", "content"],
+        "properties": {"role": {"enum": ["system", "user", "assistant"]}, "content": {"type": "string"}},
+    },
+}
+
+
+def _documented(name: str, kind: Mapping[str, object]) -> dict[str, object]:
+    """The request body as the OpenAPI page shows it: the fields that matter here; vLLM takes OpenAI's others too."""
+    properties = {
+        name: kind,
+        "model": {"type": "string", "description": "A policy by name; the default one without it."},
+        "user": {"type": "string", "description": "The listener that the decision is logged for."},
+        "n": {"type": "integer", "minimum": 1, "maximum": MAX_CHOICES},
+        "stream": {"type": "boolean"},
+        "temperature": {"type": "number", "minimum": 0, "maximum": 2},
+        "vllm_xargs": {
+            "type": "object",
+            "properties": {
+                "slate_size": {"type": "integer", "minimum": 1, "maximum": MAX_SLATE},
+                "kinds": {"type": "array", "items": {"type": "string"}},
+                "blocked": {"type": "array", "items": {"type": "string"}},
+                "seen": {"type": "array", "items": {"type": "string"}},
+            },
+            "additionalProperties": False,
+        },
+    }
+    schema = {"type": "object", "required": [name], "properties": properties}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
 def openai_routes(service: Service) -> APIRouter:
     """Router with /v1/completions, /v1/chat/completions and /v1/models."""
     router = APIRouter(tags=["openai"])
 
-    @router.get("/v1/models")
-    async def models() -> Response:
-        """The base policy and the adapters by name."""
-        answer = await service.ask("GET", "/v1/models")
-        return Response(answer.content, answer.status_code, media_type="application/json")
+    @router.get("/v1/models", responses=REFUSALS)
+    async def models() -> dict[str, object]:
+        """The base policy and the adapters by name, with their versions."""
+        same = {"object": "model", "created": 0, "owned_by": "longplay"}
+        versions = service.deployment.versions
+        listed = [{"id": name, "root": version, **same} for name, version in versions.items()]
+        return {"object": "list", "data": listed}
 
-    @router.post("/v1/completions")
+    @router.post("/v1/completions", responses=REFUSALS, openapi_extra=_documented("prompt", {"type": "string"}))
     async def completions(request: Request) -> Response:
         """OpenAI completions: a slate for a prompt in the policy's own words."""
         return await _answer(service, await _read(service, request, chat=False))
 
-    @router.post("/v1/chat/completions")
+    @router.post("/v1/chat/completions", responses=REFUSALS, openapi_extra=_documented("messages", _MESSAGES))
     async def chat(request: Request) -> Response:
         """OpenAI chat: a slate for what the last user message asks for."""
         return await _answer(service, await _read(service, request, chat=True))
@@ -84,8 +123,6 @@ def openai_routes(service: Service) -> APIRouter:
 
 async def _read(service: Service, request: Request, chat: bool) -> Asked:
     raw = await request.body()
-    if len(raw) > MAX_BODY_BYTES:
-        raise Refusal(413, f"the request has {len(raw)} bytes, at most {MAX_BODY_BYTES} are read")
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -99,9 +136,14 @@ async def _read(service: Service, request: Request, chat: bool) -> Asked:
     given = body.get("vllm_xargs") or {}
     if not isinstance(given, dict):
         raise Refusal(400, "vllm_xargs must be an object")
+    deployment = service.deployment
+    user_id = str(body.get("user") or "anonymous")
     try:
-        arguments = SlateArguments.parse(given, service.deployment.slate_size)
-        arguments.eligible(service.deployment.index)
+        arguments = SlateArguments.parse(given, deployment.slate_size)
+        arguments = arguments.without(await service.listeners.blocked(user_id))
+        if arguments.catalog not in ("", deployment.catalog.version):
+            raise Refusal(400, f"vllm_xargs: catalog: this gateway has {deployment.catalog.version} and no other")
+        arguments.eligible(deployment.index)
     except InputError as error:
         raise Refusal(400, f"vllm_xargs: {error}") from error
     surface = request.headers.get("x-longplay-surface", "other")
@@ -117,8 +159,11 @@ async def _read(service: Service, request: Request, chat: bool) -> Asked:
     for name, value in _LEFT_OPEN.items():
         if sent.get(name) is None:
             sent[name] = value
-    if sent.get("model") is None:
-        sent["model"] = service.deployment.default
+    model = sent.get("model")
+    if model is None:
+        model = deployment.default
+    sent["model"] = deployment.engine_name(model) if isinstance(model, str) else model
+    sent["vllm_xargs"] = {**arguments.xargs(), "catalog": deployment.catalog.version}
     wants_log_probs = bool(body.get("logprobs")) if chat else body.get("logprobs") is not None
     if not wants_log_probs:
         sent["logprobs"] = True if chat else 0
@@ -126,8 +171,8 @@ async def _read(service: Service, request: Request, chat: bool) -> Asked:
             sent["top_logprobs"] = None
     sent["return_token_ids"] = True
     temperature = sent["temperature"]
-    model = sent["model"] if isinstance(sent["model"], str) else ""
     return Asked(
+        deployment=deployment,
         route="/v1/chat/completions" if chat else "/v1/completions",
         body=_encoded(sent),
         chat=chat,
@@ -136,10 +181,10 @@ async def _read(service: Service, request: Request, chat: bool) -> Asked:
         wants_token_ids=bool(body.get("return_token_ids")),
         slate_size=arguments.slate_size,
         greedy=isinstance(temperature, int | float) and temperature < GREEDY,
-        user_id=str(body.get("user") or "anonymous"),
+        user_id=user_id,
         surface=surface,
         steer=_last_words(body) if chat else None,
-        policy=service.deployment.versions.get(model, model),
+        policy=deployment.versions.get(str(model), str(model)),
     )
 
 
@@ -167,7 +212,7 @@ async def _answer(service: Service, asked: Asked) -> Response:
         _strip(part, asked)
     if rows:
         await service.log_decisions(asked.route, rows)
-    _strip_prompt(body, asked)
+    _strip_body(body, asked)
     return JSONResponse(body)
 
 
@@ -190,7 +235,7 @@ async def _stream(
                     said.logged = True
                     await service.log_decisions(asked.route, [row])
                 _strip(part, asked)
-            _strip_prompt(chunk, asked)
+            _strip_body(chunk, asked)
             yield f"data: {json.dumps(chunk, separators=(',', ':'))}\n\n"
     except Refusal as error:
         yield _stream_error(error.message)
@@ -219,7 +264,7 @@ def _decide(
     service: Service, asked: Asked, said: Choice, response_id: str, part: dict[str, Any]
 ) -> dict[str, object] | None:
     """The decision row of a choice that has said a whole slate, which is also shown in the choice; else None."""
-    deployment = service.deployment
+    deployment = asked.deployment
     length = deployment.length(asked.slate_size)
     slate = deployment.parse(said.token_ids, asked.slate_size)
     if slate is None or len(said.log_probs) < length:
@@ -227,8 +272,9 @@ def _decide(
     # Greedy decoding always says the same slate; vLLM still reports the distribution it was the likeliest of.
     propensity = 1.0 if asked.greedy else math.exp(math.fsum(said.log_probs[:length]))
     row = service.decision(
-        slate,
+        deployment.item_ids(slate),
         propensity,
+        move=slate.move,
         decision_id=f"{response_id}-{part['index']}",
         user_id=asked.user_id,
         surface=asked.surface,
@@ -241,6 +287,7 @@ def _decide(
         "items": deployment.items(slate),
         "propensity": propensity,
         "policy": asked.policy,
+        "catalog": deployment.catalog.version,
     }
     return row
 
@@ -253,7 +300,9 @@ def _strip(part: dict[str, Any], asked: Asked) -> None:
         part.pop("prompt_token_ids", None)
 
 
-def _strip_prompt(body: dict[str, Any], asked: Asked) -> None:
+def _strip_body(body: dict[str, Any], asked: Asked) -> None:
+    if "model" in body:
+        body["model"] = asked.policy  # with its version, as OpenAI's own answers say which snapshot spoke
     if not asked.wants_token_ids:
         body.pop("prompt_token_ids", None)
 

@@ -6,7 +6,8 @@ A vLLM server started with it speaks the catalog over the plain OpenAI API:
         --model runs/demo/policy/sft --logits-processors policy.serving.plugin:CatalogLogitsProcessor \
         --logprobs-mode processed_logprobs --generation-config vllm
 
-Every completion is a move token, K items of L codes each, and the end token, so a request ends by itself whatever its
+Other catalogs than the default are asked for by name (`policy.serving.catalogs` has the variables). Every completion
+is a move token, K items of L codes each, and the end token, so a request ends by itself whatever its
 max_tokens. With processed_logprobs the returned log-probabilities are those of the masked distribution the tokens were
 drawn from: their sum is the log-propensity of the slate.
 
@@ -16,8 +17,7 @@ HTTP 400, an exception in the second would end the server. So all that can be wr
 
 from __future__ import annotations
 
-import os
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,38 +28,36 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
-from data.catalog import Catalog
 from data.errors import InputError
 from policy.grammar import SlateGrammar
-from policy.serving.slate_arguments import DEFAULT_SLATE, CatalogIndex, SlateArguments
+from policy.serving.catalogs import Entry, ServedCatalogs
+from policy.serving.slate_arguments import SlateArguments
 from policy.trie import Eligibility
 from policy.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
-CATALOG_VARIABLE = "LONGPLAY_CATALOG"
-SLATE_VARIABLE = "LONGPLAY_SLATE_SIZE"
+_GRAMMARS_KEPT = 256
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One request in the batch: its grammar, the tokens said so far (vLLM's own growing list), what is eligible."""
+    """One request in the batch: its catalog's version and grammar, the tokens said so far (vLLM's own growing list),
+    what is eligible (None: everything).
+    """
 
+    version: str
     grammar: SlateGrammar
     said: list[int]
-    eligible: Eligibility
+    eligible: Eligibility | None
     end_token: int
 
 
 @lru_cache(maxsize=1)
-def served_catalog() -> tuple[Catalog, CatalogIndex, int]:
-    """The catalog named by the environment, its index, and the slate size when a request names none."""
-    folder = os.environ.get(CATALOG_VARIABLE)
-    if not folder:
-        raise InputError(f"{CATALOG_VARIABLE} is not set: point it at the catalog folder of the run that is served")
-    catalog = Catalog.load(Path(folder))
-    return catalog, CatalogIndex(catalog), int(os.environ.get(SLATE_VARIABLE, DEFAULT_SLATE))
+def served_catalogs() -> ServedCatalogs:
+    """The catalogs that the environment names, one collection a process."""
+    return ServedCatalogs.of_environment()
 
 
 class CatalogLogitsProcessor(LogitsProcessor):
@@ -71,9 +69,11 @@ class CatalogLogitsProcessor(LogitsProcessor):
 
         Raises InputError (a ValueError: HTTP 400 with the reason).
         """
-        catalog, index, default_size = served_catalog()
-        arguments = SlateArguments.parse(sampling_params.extra_args, default_size)
-        arguments.eligible(index)
+        served = served_catalogs()
+        given = sampling_params.extra_args or {}
+        arguments = SlateArguments.parse(given, served.slate_size)
+        entry = served.find(arguments.catalog)
+        arguments.eligible(entry.index)
         if not sampling_params.detokenize and sampling_params.max_tokens == 1:
             # The signature of vLLM's beam search, which restarts the completion at every token.
             raise InputError("use_beam_search is not supported: a slate is sampled; ask for n slates instead")
@@ -82,7 +82,7 @@ class CatalogLogitsProcessor(LogitsProcessor):
                 raise InputError(f"{name} cannot be combined with the catalog: use vllm_xargs kinds and blocked")
         if sampling_params.ignore_eos:
             raise InputError("ignore_eos is not supported: a slate ends by itself")
-        length = 1 + arguments.slate_size * catalog.codes.shape[1]
+        length = 1 + arguments.slate_size * entry.catalog.codes.shape[1]
         if sampling_params.min_tokens > length:
             raise InputError(
                 f"min_tokens {sampling_params.min_tokens}: a slate of {arguments.slate_size} is {length} tokens"
@@ -92,15 +92,18 @@ class CatalogLogitsProcessor(LogitsProcessor):
         sampling_params.stop = []
         sampling_params.stop_token_ids = []
         sampling_params.output_text_buffer_length = 0
+        sampling_params.extra_args = {**given, "catalog": entry.catalog.version}
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
-        catalog, self._index, self._default_size = served_catalog()
-        self._vocabulary = Vocabulary.load(Path(vllm_config.model_config.model), catalog)
+        self._served = served_catalogs()
+        default = self._served.find("").catalog
+        self._model = Path(vllm_config.model_config.model)
+        self._vocabulary = Vocabulary.load(self._model, default)
         ends = vllm_config.model_config.hf_config.eos_token_id
         self._end_token = ends[0] if isinstance(ends, list) else ends
         self._device = device
-        self._grammars = {self._default_size: SlateGrammar.of(self._vocabulary, self._default_size, device)}
-        self._everything = self._grammars[self._default_size].trie.count(None)
+        self._grammars: OrderedDict[tuple[str, int], SlateGrammar] = OrderedDict()
+        self._everything: dict[str, Eligibility] = {}
         self._answers: dict[int, Answer] = {}
 
     def is_argmax_invariant(self) -> bool:
@@ -113,7 +116,7 @@ class CatalogLogitsProcessor(LogitsProcessor):
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Mask `logits` (B, V) in place: -inf wherever row b may not go on. Every row of a batch has its answer."""
-        together: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
+        together: defaultdict[tuple[str, int, bool], list[int]] = defaultdict(list)
         finished: list[int] = []
         for row, answer in self._answers.items():
             if row >= len(logits):
@@ -121,11 +124,11 @@ class CatalogLogitsProcessor(LogitsProcessor):
             if len(answer.said) >= answer.grammar.length:
                 finished.append(row)
             else:
-                together[len(answer.said), answer.eligible is self._everything].append(row)
+                together[answer.version, len(answer.said), answer.eligible is None].append(row)
         first, size = self._vocabulary.first, self._vocabulary.size
         legal = torch.zeros((len(logits), size), dtype=torch.bool, device=logits.device)
-        for (_, unrestricted), rows in together.items():
-            legal[rows] = self._legal([self._answers[row] for row in rows], unrestricted)
+        for rows in together.values():
+            legal[rows] = self._legal([self._answers[row] for row in rows])
         kept = logits[:, first : first + size].masked_fill(~legal, -torch.inf)
         logits.fill_(-torch.inf)
         logits[:, first : first + size] = kept
@@ -133,24 +136,39 @@ class CatalogLogitsProcessor(LogitsProcessor):
             logits[finished, [self._answers[row].end_token for row in finished]] = 0.0
         return logits
 
-    def _legal(self, answers: list[Answer], unrestricted: bool) -> torch.Tensor:
-        """Legal next tokens (B, C) of answers that have said equally many tokens."""
+    def _legal(self, answers: list[Answer]) -> torch.Tensor:
+        """Legal next tokens (B, C) of answers over one catalog that have said equally many tokens."""
         grammar = max((answer.grammar for answer in answers), key=lambda grammar: grammar.slate_size)
         said = torch.tensor([answer.said for answer in answers], dtype=torch.long, device=self._device)
         said = said.reshape(len(answers), -1)
-        eligible = self._everything
-        if not unrestricted:
-            counts = torch.cat([answer.eligible.counts for answer in answers])
-            eligible = Eligibility(counts, torch.arange(len(answers), device=self._device))
-        return grammar.legal(said, eligible)
+        counts = [answer.eligible.counts for answer in answers if answer.eligible is not None]
+        if not counts:
+            return grammar.legal(said, self._everything[answers[0].version])
+        return grammar.legal(said, Eligibility(torch.cat(counts), torch.arange(len(answers), device=self._device)))
 
     def _answer(self, params: SamplingParams, prompt: list[int] | None, said: list[int]) -> Answer:
-        arguments = SlateArguments.parse(params.extra_args, self._default_size)
-        size = arguments.slate_size
-        if size not in self._grammars:
-            self._grammars[size] = SlateGrammar(self._grammars[self._default_size].trie, self._vocabulary, size)
-        grammar = self._grammars[size]
-        rows = arguments.eligible(self._index)
-        eligible = self._everything if rows is None else grammar.eligibility(rows)
-        end_token = params.eos_token_id
-        return Answer(grammar, said, eligible, self._end_token if end_token is None else end_token)
+        arguments = SlateArguments.parse(params.extra_args, self._served.slate_size)
+        entry = self._served.pinned(arguments.catalog)
+        grammar = self._grammar(entry, arguments.slate_size)
+        rows = arguments.eligible(entry.index)
+        eligible = None if rows is None else grammar.eligibility(rows)
+        end_token = self._end_token if params.eos_token_id is None else params.eos_token_id
+        return Answer(entry.catalog.version, grammar, said, eligible, end_token)
+
+    def _grammar(self, entry: Entry, size: int) -> SlateGrammar:
+        """The grammar of slates of `size` over a catalog; all sizes share one trie."""
+        version = entry.catalog.version
+        known = self._grammars.get((version, size))
+        if known is None:
+            vocabulary = Vocabulary.load(self._model, entry.catalog)
+            shared = next((held for (held_version, _), held in self._grammars.items() if held_version == version), None)
+            known = (
+                SlateGrammar.of(vocabulary, size, self._device)
+                if shared is None
+                else SlateGrammar(shared.trie, shared.vocabulary, size)
+            )
+            self._grammars[version, size] = known
+            self._everything.setdefault(version, known.trie.count(None))
+            while len(self._grammars) > _GRAMMARS_KEPT:
+                self._grammars.popitem(last=False)
+        return known

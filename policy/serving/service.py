@@ -1,31 +1,61 @@
-"""The state behind the routes: one deployment, its listeners, its logs, and the connection to vLLM."""
+"""What all routes of one gateway share: the deployment, listeners, logs, and the connection to vLLM.
+
+The gateway itself is stateless: what must outlive it is in the state and the logs, and any number of gateways may share
+both. The deployment is replaced whole when a catalog or an adapter changes (`policy.serving.live`); a request keeps the
+one it began with.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 
 import httpx
+import numpy as np
 
+from data.store import LogStore
+from policy.serving.admission import Admission
+from policy.serving.breaker import Breaker
 from policy.serving.decision_log import SegmentLog
-from policy.serving.deployment import Deployment, Slate
+from policy.serving.deployment import Deployment
+from policy.serving.drift import Watch
+from policy.serving.experiments import FILE as EXPERIMENT
+from policy.serving.experiments import Traffic
+from policy.serving.forecast import Forecast
+from policy.serving.keys import FILE as KEYS
+from policy.serving.keys import Keys
 from policy.serving.listeners import Listeners
 from policy.serving.metrics import Metrics
+from policy.serving.popular import Popular
+from policy.serving.state import State
 
 _JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True)
 class GatewaySettings:
-    """engine_url: where vLLM listens. connect_seconds, answer_seconds: patience with it."""
+    """engine_url: where vLLM listens. connect_seconds, answer_seconds: patience with it on the OpenAI routes.
+
+    deadline_seconds: within which a recommendation is answered, by whichever rung, unless the request says another.
+    max_in_flight: requests answered at once, at most. keep_words: whether what listeners ask for, in words, is in the
+    decision log (without it a decision cannot be scored again). seed: of popular slates; None takes the system's.
+    """
 
     engine_url: str
-    connect_seconds: float = 2.0
+    connect_seconds: float = 1.0
     answer_seconds: float = 60.0
+    deadline_seconds: float = 5.0
+    max_in_flight: int = 128
+    max_body_bytes: int = 2 * 1024 * 1024
+    keep_words: bool = True
+    rotate_seconds: float = 60.0
+    seed: int | None = None
 
 
 class Refusal(Exception):  # noqa: N818 - an answer to the client, not a fault
@@ -39,15 +69,34 @@ class Refusal(Exception):  # noqa: N818 - an answer to the client, not a fault
 
 
 class Service:
-    """Shared by all routes of one gateway process."""
+    """Shared by all routes of one gateway process. Raises InputError for logs or keys that cannot be used."""
 
-    def __init__(self, deployment: Deployment, listeners: Listeners, served: Path, settings: GatewaySettings) -> None:
-        """`served` is the folder of the decision and event logs."""
+    def __init__(
+        self, deployment: Deployment, store: LogStore | None, state: State, served: Path, settings: GatewaySettings
+    ) -> None:
+        """`store` is the run's log, if there is one; `served` the folder of the logs, the experiment and the keys."""
         self.deployment = deployment
-        self.listeners = listeners
+        self.settings = settings
+        self.state = state
+        self.store = store
+        self.listeners = Listeners(store, state)
+        self.popular = Popular.of(deployment.catalog, store)
         self.metrics = Metrics()
-        self.decisions = SegmentLog(served / "decisions", "decisions")
-        self.events = SegmentLog(served / "events", "events")
+        self.keys = Keys(served / KEYS)
+        self.traffic = Traffic(served / EXPERIMENT)
+        self.traffic.refresh(deployment.versions)
+        self.admission = Admission(most=settings.max_in_flight, target_seconds=0.6 * settings.deadline_seconds)
+        self.breakers: defaultdict[str, Breaker] = defaultdict(Breaker)
+        self.watch = Watch()
+        self.forecast = Forecast.load(deployment.run, deployment.catalog)
+        self._reward_asked: asyncio.Task[dict[str, float] | None] | None = None
+        self._reward_time = 0.0
+        self.served = served
+        self.rng = np.random.default_rng(settings.seed)
+        self.decisions = SegmentLog(served / "decisions", "decisions", rotate_seconds=settings.rotate_seconds)
+        self.events = SegmentLog(served / "events", "events", rotate_seconds=settings.rotate_seconds)
+        self.keys_error: str | None = None
+        self.live_error: str | None = None
         timeout = httpx.Timeout(settings.answer_seconds, connect=settings.connect_seconds)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
         self.engine = httpx.AsyncClient(base_url=settings.engine_url, timeout=timeout, limits=limits)
@@ -57,19 +106,41 @@ class Service:
         await self.engine.aclose()
         await asyncio.to_thread(self.decisions.close)
         await asyncio.to_thread(self.events.close)
+        await self.state.close()
 
-    def policy_version(self, name: str | None) -> str:
-        """ "name@version" of a servable policy; the default if None. Refuses an unknown one with 400."""
+    def warnings(self) -> list[str]:
+        """What an operator should mend; the server goes on with what was right before."""
+        return [said for said in (self.traffic.error, self.keys_error, self.live_error) if said is not None]
+
+    def wants_reward(self) -> bool:
+        """Whether to foresee the reward of the decision just served: one at a time, and no more than two a second."""
+        return (self._reward_asked is None or self._reward_asked.done()) and monotonic() - self._reward_time > 0.5
+
+    def note_reward(self, policy: str, asked: asyncio.Task[dict[str, float] | None]) -> None:
+        """Watch the reward that is being foreseen for a decision of this policy."""
+
+        def note(task: asyncio.Task[dict[str, float] | None]) -> None:
+            if not task.cancelled() and task.exception() is None and (found := task.result()) is not None:
+                self.watch.see_reward(policy, found["reward"])
+
+        self._reward_asked, self._reward_time = asked, monotonic()
+        asked.add_done_callback(note)
+
+    def policy_name(self, name: str | None) -> str:
+        """A servable policy; the default if None. Refuses an unknown one with 400."""
         wanted = self.deployment.default if name is None else name
         if wanted not in self.deployment.versions:
             raise Refusal(400, f"unknown policy {wanted!r}: this server has {', '.join(self.deployment.versions)}")
-        return self.deployment.versions[wanted]
+        return wanted
 
-    async def ask(self, method: str, path: str, body: bytes | None = None) -> httpx.Response:
+    async def ask(
+        self, method: str, path: str, body: bytes | None = None, seconds: float | None = None
+    ) -> httpx.Response:
         """One request to vLLM. Refuses with 503 when it cannot be reached, 504 when it does not answer in time."""
         try:
-            return await self.engine.request(method, path, content=body, headers=_JSON)
-        except httpx.TimeoutException as error:
+            async with asyncio.timeout(self.settings.answer_seconds if seconds is None else seconds):
+                return await self.engine.request(method, path, content=body, headers=_JSON)
+        except (httpx.TimeoutException, TimeoutError) as error:
             raise Refusal(504, "the model server did not answer in time", "timeout_error") from error
         except httpx.TransportError as error:
             raise Refusal(503, "the model server cannot be reached", "service_unavailable") from error
@@ -94,7 +165,7 @@ class Service:
             message = f"the decision cannot be logged ({error.strerror}), so it is not served"
             raise Refusal(503, message, "service_unavailable") from error
         for row in rows:
-            self.metrics.decisions.labels(route, str(row["policy"]), str(row["move"])).inc()
+            self.metrics.decisions.labels(route, str(row["policy"]), str(row["move"]), str(row["arm"])).inc()
 
     async def log_events(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Put feedback on disk; returns when it is there. Refuses with 503 when it cannot be written."""
@@ -106,13 +177,14 @@ class Service:
 
     def decision(
         self,
-        slate: Slate,
+        item_ids: Sequence[str],
         propensity: float,
         *,
-        decision_id: str | None = None,
+        move: str | None,
         user_id: str,
         surface: str,
         policy: str,
+        decision_id: str | None = None,
         arm: str | None = None,
         steer: str | None = None,
         time: datetime | None = None,
@@ -124,9 +196,9 @@ class Service:
             "time": time or datetime.now(UTC),
             "surface": surface,
             "policy": policy,
-            "slate": self.deployment.item_ids(slate),
+            "slate": list(item_ids),
             "propensity": propensity,
-            "move": slate.move,
-            "steer": steer,
+            "move": move,
+            "steer": steer if self.settings.keep_words else None,
             "arm": arm,
         }

@@ -2,15 +2,15 @@
 
 In a request to vLLM these travel as `vllm_xargs`:
 
-    {"prompt": "...", "vllm_xargs": {"slate_size": 5, "kinds": ["podcast"], "blocked": ["item-3", "item-9"]}}
+    {"prompt": "...", "vllm_xargs": {"slate_size": 5, "kinds": ["podcast"], "blocked": ["item-3"], "seen": ["item-9"]}}
 
 The gateway and the vLLM plugin read them with the same code, so a wrong argument gets the same answer from both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -21,7 +21,7 @@ DEFAULT_SLATE = 5
 MAX_SLATE = 20
 MAX_BLOCKED = 10_000
 
-NAMES = ("slate_size", "kinds", "blocked", "end")
+NAMES = ("catalog", "slate_size", "kinds", "blocked", "seen", "end")
 # What vLLM itself puts beside our arguments.
 ENGINE_NAMES = ("kv_transfer_params", "ec_transfer_params")
 
@@ -30,14 +30,17 @@ ENGINE_NAMES = ("kv_transfer_params", "ec_transfer_params")
 class SlateArguments:
     """A request's slate, read and checked.
 
-    slate_size: K items. kinds: item kinds allowed, empty for all. blocked: item ids that may not appear (unknown ids
-    are fine: they cannot appear anyway). end: close the completion with the end token, so that it finishes by itself.
+    slate_size: K items. kinds: item kinds allowed, empty for all. blocked, seen: item ids that may not appear (unknown
+    ids are fine: they cannot appear anyway). end: close the completion with the end token, so that it finishes by
+    itself. catalog: which of a server's catalogs, by name or version; empty for its default.
     """
 
     slate_size: int = DEFAULT_SLATE
     kinds: tuple[str, ...] = ()
     blocked: tuple[str, ...] = ()
+    seen: tuple[str, ...] = ()
     end: bool = True
+    catalog: str = ""
 
     @classmethod
     def parse(cls, given: Mapping[str, object] | None, default_size: int) -> SlateArguments:
@@ -50,8 +53,16 @@ class SlateArguments:
             slate_size=_whole(given.get("slate_size", default_size), "slate_size", 1, MAX_SLATE),
             kinds=_words(given.get("kinds", ()), "kinds"),
             blocked=_words(given.get("blocked", ()), "blocked"),
+            seen=_words(given.get("seen", ()), "seen"),
             end=bool(_whole(given.get("end", 1), "end", 0, 1)),
+            catalog=_word(given.get("catalog", ""), "catalog"),
         )
+
+    def without(self, item_ids: Collection[str]) -> SlateArguments:
+        """The same, with further items blocked."""
+        if not item_ids:
+            return self
+        return replace(self, blocked=tuple(dict.fromkeys((*self.blocked, *sorted(item_ids)))))
 
     def xargs(self) -> dict[str, object]:
         """The same arguments as `vllm_xargs`, defaults left out."""
@@ -60,8 +71,12 @@ class SlateArguments:
             sent["kinds"] = list(self.kinds)
         if self.blocked:
             sent["blocked"] = list(self.blocked)
+        if self.seen:
+            sent["seen"] = list(self.seen)
         if not self.end:
             sent["end"] = 0
+        if self.catalog:
+            sent["catalog"] = self.catalog
         return sent
 
     def eligible(self, catalog: CatalogIndex) -> torch.Tensor | None:
@@ -70,7 +85,8 @@ class SlateArguments:
         Raises InputError for a kind the catalog does not have, or when fewer items are left than the slate has places.
         """
         rows = None
-        if self.kinds or self.blocked:
+        unwanted = (*self.blocked, *self.seen)
+        if self.kinds or unwanted:
             rows = torch.ones(catalog.size, dtype=torch.bool)
         if self.kinds:
             assert rows is not None
@@ -81,9 +97,9 @@ class SlateArguments:
             for kind in self.kinds:
                 allowed |= catalog.rows_of_kind[kind]
             rows &= allowed
-        if self.blocked:
+        if unwanted:
             assert rows is not None
-            known = [catalog.row_of[item] for item in self.blocked if item in catalog.row_of]
+            known = [catalog.row_of[item] for item in unwanted if item in catalog.row_of]
             rows[torch.tensor(known, dtype=torch.long)] = False
         left = catalog.size if rows is None else int(rows.sum())
         if left < self.slate_size:
@@ -115,6 +131,12 @@ def _whole(value: object, name: str, low: int, high: int) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
         raise InputError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
     return int(number)
+
+
+def _word(value: object, name: str) -> str:
+    if not isinstance(value, str) or len(value) > 256:
+        raise InputError(f"{name} must be a name, got {str(value)[:80]!r}")
+    return value
 
 
 def _words(value: object, name: str) -> tuple[str, ...]:

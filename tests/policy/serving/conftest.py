@@ -42,7 +42,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     line = [sys.executable, "scripts/serve.py", "--run", str(run), "--port", str(port)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [*line, "--engine_port", str(engine_port)],
+        # Two busy cores: no answer of the model may be given up, or the tests would look at popularity's.
+        [*line, "--engine_port", str(engine_port), "--deadline_seconds", "60"],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

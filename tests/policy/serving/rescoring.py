@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.catalog import Catalog
-from data.schema import validate
 from data.store import LogStore
 from policy.grammar import SlateGrammar
 from policy.moves import MOVES
 from policy.prompt import Prompt
-from policy.serving.listeners import Listeners
+from policy.serving.listeners import Listener, Listeners
+from policy.serving.state import SqliteState
 from policy.vocabulary import Vocabulary
 
 
@@ -35,6 +36,7 @@ class Rescorer:
         self.row_of = {item: row for row, item in enumerate(self.item_ids)}
         self.tokenizer = AutoTokenizer.from_pretrained(run / "policy" / "sft")
         self.vocabulary = Vocabulary.load(run / "policy" / "sft", self.catalog)
+        self.store = LogStore(run / "logs")
         self.prompt = Prompt(self.vocabulary, self.tokenizer, 12)
 
     @lru_cache(maxsize=4)  # noqa: B019 - lives as long as the test session
@@ -46,17 +48,19 @@ class Rescorer:
     def grammar(self, slate_size: int) -> SlateGrammar:
         return SlateGrammar.of(self.vocabulary, slate_size)
 
+    async def _look(self, user_id: str, feedback: Sequence[Mapping[str, Any]]) -> Listener:
+        state = SqliteState(self.run / f"rescoring-{uuid.uuid4().hex}.sqlite")
+        await state.add(feedback)
+        return await Listeners(self.store, state).look(user_id)
+
     @torch.no_grad()
     def __call__(
         self, request: Mapping[str, Any], answer: Mapping[str, Any], feedback: Sequence[Mapping[str, Any]] = ()
     ) -> float:
-        listeners = Listeners(self.row_of, LogStore(self.run / "logs"), 12)
-        if feedback:
-            times = pl.Series([datetime.fromisoformat(event["time"]) for event in feedback])
-            listeners.add(validate(pl.DataFrame(feedback).with_columns(time=times), "events", "feedback"))
         when = datetime.fromisoformat(request["context"]["time"])
         surface = request.get("surface", "now_playing")
-        context = listeners.context(request["user_id"], surface, when, request.get("steer"))
+        listener = asyncio.run(self._look(request["user_id"], feedback))
+        context = listener.context(self.row_of, 12, surface, when, request.get("steer"))
         ids, _ = self.prompt.encode(context, request.get("weights"))
         rows = [self.row_of[item["item_id"]] for item in answer["items"]]
         grammar = self.grammar(len(rows))

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,10 @@ def test_the_command_serves_masked_propensities_and_every_adapter(run: Path) -> 
     assert "--max-lora-rank 8" in line
     assert "--max-loras 3" in line  # one stays empty: vLLM's CPU layers read the last for requests without an adapter
     assert environment(settings)["LONGPLAY_CATALOG"] == str((run / "catalog").resolve())
+    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in environment(settings)
+    spare = replace(settings, spare_adapters=2)
+    assert "--max-loras 5" in " ".join(command(spare))
+    assert environment(spare)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
 
 
 def test_a_port_that_is_no_port_is_refused() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import openai
 import pytest
 
-from policy.serving.decision_log import read_decision_log, read_event_log
+from policy.serving.segments import read_decision_log, read_event_log
 from tests.policy.serving.conftest import RunningServer
 from tests.policy.serving.rescoring import Rescorer
 from tests.policy.serving.tiny_run import ITEMS, SLATE
@@ -53,6 +53,7 @@ def test_the_server_says_that_it_is_ready_and_what_it_serves(server: RunningServ
     assert ready["ready"] is True
     assert ready["catalog"] == server.catalog.version
     assert [model.id for model in client.models.list().data] == ["sft", "dpo", "ppo"]
+    assert list(ready["policies"]) == ["sft", "dpo", "ppo"]
     assert "/v1/recommendations" in httpx.get(f"{server.url}/openapi.json").json()["paths"]
     assert httpx.get(f"{server.url}/docs").status_code == 200
 
@@ -304,3 +305,14 @@ def test_metrics_count_decisions(server: RunningServer) -> None:
     assert 'longplay_requests_total{route="/v1/recommendations",status="200"}' in text
     assert "longplay_decisions_total" in text
     assert 'longplay_stage_seconds_bucket{le="0.005",stage="log"}' in text
+
+
+def test_what_listeners_say_is_in_no_operational_log(server: RunningServer, client: openai.OpenAI) -> None:
+    words = "quite-private-words-of-a-listener"
+    assert recommend(server, steer=words).status_code == 200
+    client.chat.completions.create(model="ppo", messages=[{"role": "user", "content": words}])
+    with pytest.raises(openai.BadRequestError):
+        client.completions.create(model="ppo", prompt=words, extra_body={"vllm_xargs": {"kinds": words}})
+
+    assert words not in (server.run / "served" / "vllm.log").read_text(errors="replace")
+    assert words not in httpx.get(f"{server.url}/metrics").text

@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from data.artifacts import build as artifact
 from data.catalog import Catalog
 from data.ingest import StoreSettings, write_store
 from data.logs import Logs
@@ -45,8 +46,11 @@ def tiny_catalog() -> Catalog:
     return Catalog(items, embeddings, codes, (6, 6, 4), books)
 
 
-def tiny_log(catalog: Catalog) -> Logs:
-    """Six listeners, u0 to u5, each with u-number + 1 sessions of two items on consecutive days; u1 lives in Tokyo."""
+def tiny_log(catalog: Catalog, decisions: bool = False) -> Logs:
+    """Six listeners, u0 to u5, each with u-number + 1 sessions of two items on consecutive days; u1 lives in Tokyo.
+
+    decisions: with one logged decision for each session, a second before it.
+    """
     start = datetime(2026, 1, 5, 8, tzinfo=UTC)
     events = [
         {
@@ -64,14 +68,32 @@ def tiny_log(catalog: Catalog) -> Logs:
     users = pl.DataFrame(
         {"user_id": [f"u{user}" for user in range(6)], "time_zone": ["UTC", "Asia/Tokyo", *["UTC"] * 4]}
     )
-    return Logs(items=catalog.items, events=pl.DataFrame(events), users=users)
+    made = None
+    if decisions:
+        shown = [event for event in events if event["action"] == "complete"]
+        made = pl.DataFrame(
+            [
+                {
+                    "decision_id": f"logged-{number}",
+                    "user_id": event["user_id"],
+                    "time": event["time"] - timedelta(seconds=1),
+                    "surface": "home",
+                    "policy": "logging@1",
+                    "slate": [event["item_id"], f"item-{(number * 11 + 1) % ITEMS:02d}"],
+                    "propensity": 0.001,
+                }
+                for number, event in enumerate(shown)
+            ]
+        )
+    return Logs(items=catalog.items, events=pl.DataFrame(events), decisions=made, users=users)
 
 
-def build(run: Path) -> Catalog:
-    """Write runs/X/{logs,catalog,policy/sft,policy/dpo,policy/ppo} with random weights."""
+def build(run: Path, decisions: bool = False) -> Catalog:
+    """Write runs/X/{logs,catalog,policy/sft,policy/dpo,policy/ppo} with random weights; decisions as in `tiny_log`."""
     catalog = tiny_catalog()
     catalog.save(run / "catalog")
-    write_store(tiny_log(catalog), run / "logs", StoreSettings(buckets=4))
+    logs, settings = tiny_log(catalog, decisions), StoreSettings(buckets=4)
+    artifact(run / "logs", config={}, inputs=[], seed=0, make=lambda place: write_store(logs, place, settings))
     tokenizer = nano_tokenizer(catalog, ["something calmer, maybe a podcast"], 400)
     base = run / "policy" / "sft"
     torch.manual_seed(3)
@@ -93,8 +115,8 @@ def build(run: Path) -> Catalog:
     model.save_pretrained(base)
     tokenizer.save_pretrained(base)
     Vocabulary.of(tokenizer, catalog).save(base)
-    settings = PolicySettings(preset="nano", catalog=catalog.version, slate_size=SLATE, history_length=12)
-    (base / "policy.json").write_text(json.dumps(asdict(settings)))
+    policy = PolicySettings(preset="nano", catalog=catalog.version, slate_size=SLATE, history_length=12)
+    (base / "policy.json").write_text(json.dumps(asdict(policy)))
     for seed, name in enumerate(("dpo", "ppo")):
         torch.manual_seed(10 + seed)
         targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -1,0 +1,44 @@
+"""Putting a gateway together from a run folder: for one process (`scripts/serve.py`) and for Ray's replicas alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from data.store import LogStore
+from policy.serving.deployment import Deployment
+from policy.serving.gateway import create_app
+from policy.serving.live import Live, publish
+from policy.serving.service import GatewaySettings, Service
+from policy.serving.state import open_state
+from policy.serving.supervisor import Supervisor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is served and where its traces go. adapters: those to serve, all if None. policy: the default one.
+
+    state: URL of the state; a SQLite file in `served` if None.
+    """
+
+    run: Path
+    served: Path
+    adapters: Sequence[str] | None = None
+    policy: str | None = None
+    state: str | None = None
+    gateway: GatewaySettings = field(default_factory=lambda: GatewaySettings("http://127.0.0.1:8100"))
+
+    def deployment(self) -> Deployment:
+        """The run as it is now, published. Raises InputError when something about it is missing."""
+        return publish(Deployment.load(self.run, self.adapters, self.policy, self.served / "catalogs"), self.served)
+
+
+def gateway(plan: Plan, deployment: Deployment, supervisor: Supervisor | None = None) -> FastAPI:
+    """The application of one gateway. Raises InputError for a state or a log that cannot be used."""
+    store = LogStore(plan.run / "logs") if (plan.run / "logs").is_dir() else None
+    state = open_state(plan.state or f"sqlite:///{plan.served / 'state.sqlite'}")
+    service = Service(deployment, store, state, plan.served, plan.gateway)
+    return create_app(service, Live(service, plan.served, plan.adapters, plan.policy, supervisor))

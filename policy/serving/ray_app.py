@@ -1,0 +1,79 @@
+"""The same gateway and the same vLLM as replicas on Ray Serve: more of both than one machine has.
+
+Each vLLM replica is an actor that keeps one vLLM child; each gateway replica talks to one of them. Gateways are
+stateless: the run, the served folder and the state must be reachable from every machine (a shared file system, and
+Redis where there is more than one machine). Arms hold across replicas because they are a hash of the listener.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import ray
+from fastapi import FastAPI
+from ray import serve
+
+from data.errors import InputError
+from policy.serving.assemble import Plan, gateway
+from policy.serving.engine import Engine, EngineSettings, free_port
+from policy.serving.supervisor import Supervisor
+
+
+class EngineReplica:
+    """One vLLM child, started where Ray puts this actor, and started again when it ends."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        host = cast("Callable[[], str]", ray.util.get_node_ip_address)()
+        local = replace(
+            settings, host=host, port=free_port(host), log=settings.log.with_name(f"vllm-{os.getpid()}.log")
+        )
+        engine = Engine(local)
+        engine.wait_until_ready()
+        self._supervisor = Supervisor(engine)
+        self._url = local.url
+
+    def url(self) -> str:
+        return self._url
+
+    def stop(self) -> None:
+        self._supervisor.stop()
+
+
+def deploy(plan: Plan, gateways: int, engines: int, settings: EngineSettings | None, host: str, port: int) -> list[Any]:
+    """Start `engines` vLLM replicas (none with settings None: plan.gateway.engine_url then names one that runs already)
+    and `gateways` replicas of the gateway behind Ray's proxy on host:port; the engine actors, to be stopped at the end.
+
+    Raises InputError when a number is not positive.
+    """
+    if gateways < 1 or engines < 1:
+        raise InputError(f"{gateways} gateways and {engines} engines: at least one of each is needed")
+    ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
+    replica = ray.remote(num_cpus=1)(EngineReplica)
+    actors: list[Any] = [replica.remote(settings) for _ in range(engines)] if settings else []
+    urls = ray.get([actor.url.remote() for actor in actors]) or [plan.gateway.engine_url]
+
+    def application() -> FastAPI:
+        # Built where it runs: a replica opens its own logs and connections.
+        mine = zlib.crc32(serve.get_replica_context().replica_id.unique_id.encode()) % len(urls)
+        ours = replace(plan, gateway=replace(plan.gateway, engine_url=urls[mine]))
+        return gateway(ours, ours.deployment())
+
+    class Gateway:
+        pass
+
+    replicas = serve.deployment(num_replicas=gateways, ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=1000)
+    serve.start(http_options={"host": host, "port": port})
+    serve.run(replicas(serve.ingress(application)(Gateway)).bind(), name="longplay", route_prefix="/")
+    return actors
+
+
+def shut_down(actors: list[Any]) -> None:
+    """End the gateways, then the engines, then Ray."""
+    cast("Callable[[], None]", serve.shutdown)()
+    if actors:
+        ray.get([actor.stop.remote() for actor in actors])
+    cast("Callable[[], None]", ray.shutdown)()

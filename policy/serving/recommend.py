@@ -1,0 +1,210 @@
+"""A recommendation, within its deadline, from the first rung of the ladder that holds.
+
+    the wanted adapter  ->  the base policy  ->  a slate drawn by popularity, without the model server
+
+Each rung has its own logged policy and its own propensity, so an off-policy estimate never takes one for another. A
+rung whose breaker is open is passed over; what is the client's fault is 400 and no reason to climb down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+from torch import Tensor
+
+from policy.serving.deployment import BASE, Deployment
+from policy.serving.messages import Item, RecommendationRequest, RecommendationResponse
+from policy.serving.popular import NAME as POPULAR
+from policy.serving.service import Refusal, Service
+from policy.serving.slate_arguments import SlateArguments
+
+ROUTE = "/v1/recommendations"
+# Every sampling field is said: a server's or a checkpoint's defaults must never shape a logged distribution.
+AS_TRAINED: dict[str, object] = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+# Kept of a deadline for what comes after the model: the last rung and the sync of the log.
+_AFTER_SECONDS = 0.05
+# The share of the time left that a rung may take while there is a model below it to try.
+_FIRST_SHARE = 0.7
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A slate as one rung chose it. rows: catalog rows. policy: "name@version"."""
+
+    rows: tuple[int, ...]
+    move: str | None
+    propensity: float
+    policy: str
+
+
+async def recommend(service: Service, request: RecommendationRequest) -> RecommendationResponse:
+    """Answer one request; the decision is on disk when this returns. Refuses what is the client's fault with 400."""
+    deployment = service.deployment
+    seconds = request.deadline_ms / 1000 if request.deadline_ms else service.settings.deadline_seconds
+    deadline = time.monotonic() + seconds
+    name, weights, arm = _assigned(service, request)
+    steer = (request.steer or "").strip() or None
+    situation = request.context
+    when = situation.time if situation and situation.time else datetime.now(UTC)
+    with service.metrics.stage("context"):
+        listener = await service.listeners.look(request.user_id)
+        arguments = _arguments(deployment, request, listener.blocked)
+        eligible = arguments.eligible(deployment.index)
+        zone = situation.time_zone if situation else None
+        length = deployment.prompt.history_length
+        context = listener.context(deployment.index.row_of, length, request.surface, when, steer, zone)
+        ids, _ = deployment.prompt.encode(context, weights)
+    decided, fallback = await _climb(service, deployment, name, ids, arguments, eligible, deadline)
+    _check(service, decided, eligible)
+    row = service.decision(
+        [deployment.index.item_ids[row] for row in decided.rows],
+        decided.propensity,
+        move=decided.move,
+        user_id=request.user_id,
+        surface=request.surface,
+        policy=decided.policy,
+        arm=arm,
+        steer=steer,
+        time=when,
+    )
+    await service.log_decisions(ROUTE, [row])
+    service.watch.see(decided.policy, arm or "none", decided.rows, decided.propensity)
+    foreseen = None
+    if service.forecast is not None:
+        ask = partial(service.forecast.of, listener.past, deployment.index.row_of, context, decided.rows)
+        if request.explain:
+            foreseen = await asyncio.to_thread(ask)
+        elif service.wants_reward():
+            service.note_reward(decided.policy, asyncio.create_task(asyncio.to_thread(ask)))
+    return RecommendationResponse(
+        decision_id=str(row["decision_id"]),
+        move=decided.move,
+        items=[Item.model_validate(deployment.cards[row]) for row in decided.rows],
+        propensity=decided.propensity,
+        policy=decided.policy,
+        arm=arm,
+        fallback=fallback,
+        catalog=deployment.catalog.version,
+        predicted=foreseen,
+    )
+
+
+def _assigned(service: Service, request: RecommendationRequest) -> tuple[str, Mapping[str, float] | None, str | None]:
+    """(policy, weights, arm). Who names a policy or a trade-off has left the experiment: such a decision has no arm."""
+    if request.policy is not None:
+        return service.policy_name(request.policy), request.weights, None
+    name, weights, arm = service.traffic.assign(request.user_id, service.deployment.default)
+    if request.weights is not None:
+        return name, request.weights, None
+    return name, weights, arm
+
+
+def _arguments(deployment: Deployment, request: RecommendationRequest, blocked: frozenset[str]) -> SlateArguments:
+    given = {
+        "slate_size": request.k,
+        "kinds": request.kinds,
+        "blocked": request.blocked,
+        "seen": request.seen,
+        "end": 0,
+    }
+    arguments = SlateArguments.parse(
+        {key: value for key, value in given.items() if value is not None}, deployment.slate_size
+    )
+    return arguments.without(blocked)
+
+
+async def _climb(
+    service: Service,
+    deployment: Deployment,
+    name: str,
+    ids: Tensor,
+    arguments: SlateArguments,
+    eligible: Tensor | None,
+    deadline: float,
+) -> tuple[Decided, str | None]:
+    """The slate, and the rung that gave it if it was not the first."""
+    rungs = [name] if name == BASE else [name, BASE]
+    for place, rung in enumerate(rungs):
+        left = deadline - time.monotonic() - _AFTER_SECONDS
+        if left <= 0:
+            service.metrics.fallbacks.labels(rung, "deadline").inc()
+            break
+        breaker = service.breakers[rung]
+        if not breaker.allows():
+            service.metrics.fallbacks.labels(rung, "breaker").inc()
+            continue
+        patience = left if place == len(rungs) - 1 else left * _FIRST_SHARE
+        try:
+            with service.metrics.stage("engine"):
+                decided = await draw_as(service, deployment, rung, ids, arguments, patience)
+        except Refusal as refused:
+            if refused.status == 400:
+                breaker.abandoned()
+                raise
+            breaker.failed()
+            service.metrics.fallbacks.labels(rung, "timeout" if refused.status == 504 else "error").inc()
+        except BaseException:
+            breaker.abandoned()
+            raise
+        else:
+            breaker.succeeded()
+            return decided, None if place == 0 else rung
+        finally:
+            service.metrics.breaker_open.labels(rung).set(float(breaker.is_open))
+    mask = None if eligible is None else eligible.numpy()
+    rows, propensity = service.popular.draw(mask, arguments.slate_size, service.rng)
+    return Decided(rows, None, propensity, service.popular.version), POPULAR
+
+
+async def draw_as(
+    service: Service, deployment: Deployment, rung: str, ids: Tensor, arguments: SlateArguments, seconds: float
+) -> Decided:
+    """A slate from one policy of the model server, nothing logged. Refuses with 400, 502, 503 or 504."""
+    asked = {
+        **AS_TRAINED,
+        "model": deployment.engine_name(rung),
+        "prompt": ids[0].tolist(),
+        "logprobs": 0,
+        "return_token_ids": True,
+        "vllm_xargs": arguments.xargs(),
+    }
+    answer = await service.ask("POST", "/v1/completions", json.dumps(asked).encode(), seconds)
+    if answer.status_code != 200:
+        # An adapter that vLLM does not have (404) is not the client's fault: the gateway offered it.
+        raise Refusal(400 if answer.status_code == 400 else 502, _reason(answer.json()))
+    choice = answer.json()["choices"][0]
+    slate = deployment.parse(choice["token_ids"], arguments.slate_size)
+    if slate is None:
+        service.metrics.unparsed.labels(ROUTE).inc()
+        raise Refusal(502, "the model server answered with no whole slate; is it run with the catalog plugin?")
+    length = deployment.length(arguments.slate_size)
+    propensity = math.exp(math.fsum(choice["logprobs"]["token_logprobs"][:length]))
+    return Decided(slate.rows, slate.move, propensity, deployment.versions[rung])
+
+
+def _check(service: Service, decided: Decided, eligible: Tensor | None) -> None:
+    """Count what by construction never is: an item twice, or one that may not be shown. Alerts watch for it."""
+    if len(set(decided.rows)) < len(decided.rows):
+        service.metrics.illegal.labels("repeated").inc()
+    if eligible is not None and not all(bool(eligible[row]) for row in decided.rows):
+        service.metrics.illegal.labels("ineligible").inc()
+
+
+def _reason(body: dict[str, object]) -> str:
+    error = body.get("error")
+    return str(error["message"]) if isinstance(error, dict) and "message" in error else str(body)
