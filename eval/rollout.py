@@ -18,7 +18,7 @@ import numpy as np
 from rich.progress import Progress
 
 from data.errors import InputError
-from data.world.policies import SlatePolicy
+from data.world.environment import SlatePolicy
 from data.world.world import World
 from eval.exposure import Exposure, Watched
 from eval.intervals import Floats, Interval, finite, from_influence, mean_interval, seeds_interval

@@ -29,10 +29,8 @@ from numpy.typing import NDArray
 from data.world.dynamics import Aftertaste, Session, sigmoid
 from data.world.items import Items
 from data.world.listeners import Listeners, context_of
-from data.world.settings import COMMUTE, DynamicsSettings, MessageSettings
+from data.world.settings import COMMUTE, FAVOURITES, DynamicsSettings, MessageSettings
 from data.world.state import State
-
-_STUCK_SCALE = 4.0  # creators; what the favourites add has closed 1 - 1/e of its way at so many
 
 
 def visit_probability(
@@ -44,7 +42,7 @@ def visit_probability(
     logit = logit + settings.visit_satisfaction * state.satisfaction + settings.visit_habit * state.habit[:, context]
     if settings.visit_favourites:
         stuck = (state.familiarity >= settings.favourite_at).sum(axis=1)
-        logit += (settings.visit_favourites * (1.0 - np.exp(-stuck / _STUCK_SCALE))).astype(np.float32)
+        logit += (settings.visit_favourites * (1.0 - np.exp(-stuck / FAVOURITES))).astype(np.float32)
     if context != COMMUTE:
         logit += settings.commute_spill * state.habit[:, COMMUTE] * traits.commuter
     logit -= messages.visit_annoyance * state.annoyance.sum(axis=1)

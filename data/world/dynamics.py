@@ -1,8 +1,8 @@
 """What happens in a session and what it leaves behind.
 
-A listener goes down the slate and stops somewhere (examination falls with position: the cascade of Craswell et al., WSDM
-2008). What they examine they play if it draws them: logit p = play_base + play_allure a + play_match m, with allure a
-(Cramer et al.'s and YouTube's clickbait: Covington et al., RecSys 2016) and match m = <taste, place> + liking of the
+A listener goes down the slate and stops somewhere (examination falls with position: the cascade of Craswell et al.,
+WSDM 2008). What they examine they play if it draws them: logit p = play_base + play_allure a + play_match m, with
+allure a (what is clicked and not watched: Covington et al., RecSys 2016) and match m = <taste, place> + liking of the
 kind. What they play they enjoy as
 
     e = enjoy_base + enjoy_quality q + enjoy_match m - satiation - exposure_cost exp(-f) - ads + noise

@@ -99,7 +99,9 @@ def visit_hour(
     return hour, np.abs(hour - usual).astype(np.float32)
 
 
-def utc(start: datetime, zones: tuple[str, ...], zone: NDArray[np.int32], local_us: NDArray[np.int64]) -> NDArray[np.int64]:
+def utc(
+    start: datetime, zones: tuple[str, ...], zone: NDArray[np.int32], local_us: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Instants (B,), us since 1970, of local clock times (B,), us since local midnight of the first day.
 
     Daylight saving included. Clocks change at night, so that every hour from six on is what it is at noon.

@@ -179,7 +179,9 @@ def check_messages(points: MessagePoints, choice: Messages, log_propensity: NDAr
     check_log_propensity(np.asarray(log_propensity), policy, batch)
     for name in ("column", "channel", "hour"):
         if getattr(choice, name).shape != (batch,):
-            raise InputError(f"policy {policy}: messages.{name} has shape {getattr(choice, name).shape}, not ({batch},)")
+            raise InputError(
+                f"policy {policy}: messages.{name} has shape {getattr(choice, name).shape}, not ({batch},)"
+            )
     rows = np.flatnonzero(~choice.held)
     column, channel, hour = choice.column[rows], choice.channel[rows], choice.hour[rows]
     if (column >= most).any() or (points.contexts.eligible[rows, np.minimum(column, most - 1)] < 0).any():

@@ -94,7 +94,7 @@ class SendAlways:
     def choose(self, contexts: MessageContexts, rng: np.random.Generator) -> Decided:
         """Decisions and log-probabilities (0: it never varies)."""
         value = np.where(contexts.eligible >= 0, contexts.value, -np.inf)
-        sends = contexts.consent.any(axis=1) & (contexts.eligible >= 0).any(axis=1)
+        sends: NDArray[np.bool_] = contexts.consent.any(axis=1) & (contexts.eligible >= 0).any(axis=1)
         return _sent(sends, value.argmax(axis=1), contexts.consent.argmax(axis=1), np.full(len(contexts), self.hour))
 
 
@@ -153,7 +153,7 @@ def _best(
     worth: NDArray[np.float32],
     least: float,
 ) -> Decided:
-    """The best (opportunity, channel, slot), at the usual hour of the slot; hold where nothing is worth over `least`."""
+    """The best (opportunity, channel, slot), at the slot's usual hour; hold where nothing is worth over `least`."""
     batch, _, channels, slots = worth.shape
     flat = worth.reshape(batch, -1)
     best = flat.argmax(axis=1) if batch else np.empty(0, np.int64)

@@ -1,7 +1,7 @@
 """Messages in the log: a decision per listener and day, held ones included, and what came of what was sent.
 
-A held decision shows the item "hold" on the surface "other", with neither channel nor send_at: nothing was put anywhere,
-and yet it was decided with a probability.
+A held decision shows the item "hold" on the surface "other", with neither channel nor send_at: nothing was put
+anywhere, and yet it was decided with a probability.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def message_decisions(messages: MessageItems, mailings: list[Mailing], users: pl
 
 
 def message_events(messages: MessageItems, mailings: list[Mailing], users: pl.Series) -> pl.DataFrame:
-    """Opens, dismissals and opt-outs. What is opened, and what is seen in the app, belongs to the visit it came with."""
+    """Opens, dismissals and opt-outs. What is opened, or seen in the app, belongs to the visit it came with."""
     keys = _keys(mailings, users)
     sent, seen_in = _joined([m.sent for m in mailings], np.int32), _joined([m.seen_in for m in mailings], np.int8)
     codes = _joined([m.channel for m in mailings], np.int8)
@@ -76,7 +76,7 @@ def message_events(messages: MessageItems, mailings: list[Mailing], users: pl.Se
         when = _joined(moments, np.int64)
         rows = np.flatnonzero(when >= 0)
         within = (codes[rows] == IN_APP) | (_joined([m.opened for m in mailings], np.int64)[rows] >= 0)
-        session = pl.DataFrame({"day": keys["day"].gather(rows), "slot": seen_in[rows], "user_id": keys["user_id"][rows]})
+        session = keys.select("day", "user_id")[rows].with_columns(slot=pl.Series(seen_in[rows]))
         name = session.select(pl.format("s{}-{}-{}", pl.col("day").cast(pl.String).str.zfill(4), "slot", "user_id"))
         parts.append(
             pl.DataFrame(

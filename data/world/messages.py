@@ -197,5 +197,3 @@ def send(mailing: Mailing, state: State) -> None:
 def no_messages(batch: int) -> Messages:
     """Hold for everybody."""
     return Messages(np.full(batch, -1, np.int32), np.full(batch, -1, np.int8), np.full(batch, -1, np.int8))
-
-

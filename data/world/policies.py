@@ -18,7 +18,8 @@ from data.world import words
 from data.world.dynamics import Moment, complete_probability, play_probability
 from data.world.environment import Choice
 from data.world.items import Items, inner
-from data.world.settings import LoggingSettings
+from data.world.settings import FAVOURITES, LoggingSettings
+
 
 @dataclass(frozen=True)
 class WorldContexts(Contexts):
@@ -174,8 +175,8 @@ class Oracle:
     """Fills the slate item by item with what adds most to the enjoyment of this session and of those to come.
 
     Sees quality, allure, taste, satiation, familiarity and what was asked for. What is to come it values by two prices
-    (`OracleSettings`): a good meeting with a creator who has not stuck yet is worth its enjoyment plus `familiarity`
-    times how good that creator can be for this listener, and a play costs `satiation` for what it tires.
+    (`OracleSettings`): a good meeting that brings a creator nearer to sticking, the more the fewer have stuck, and a
+    play's cost in what it tires.
     """
 
     slate_size: int
@@ -188,9 +189,8 @@ class Oracle:
         match = moment.match()
         play = play_probability(moment, match, np.arange(len(items), dtype=np.int32))
         liked = s.enjoy_base + s.enjoy_quality * items.quality + s.enjoy_match * match - moment.ads[:, None]
-        unmet = np.exp(-moment.familiarity)  # (B, C)
-        liked -= s.exposure_cost * unmet[:, items.creator]
-        later = self._worth_later(moment, liked, unmet)
+        liked -= s.exposure_cost * np.exp(-moment.familiarity)[:, items.creator]
+        later = self._worth_later(moment, liked)
         satiation, tired = moment.satiation.copy(), moment.tired.copy()
         slates = np.empty((batch, self.slate_size), dtype=np.int32)
         row = np.arange(batch)
@@ -212,22 +212,13 @@ class Oracle:
             tired[row, items.creator[best]] += s.creator_satiation_gain * seen
         return slates, np.zeros(batch)
 
-    def _worth_later(
-        self, moment: Moment, liked: NDArray[np.float32], unmet: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
+    def _worth_later(self, moment: Moment, liked: NDArray[np.float32]) -> NDArray[np.float32]:
         """What a play of each item is worth to later sessions, (B, N)."""
-        s, prices, items = moment.settings, moment.oracle, moment.items
-        cost = prices.satiation * (
-            s.satiation_weight * s.satiation_gain + s.creator_satiation_weight * s.creator_satiation_gain
-        )
-        if not prices.familiarity:
-            return np.full_like(liked, -cost)
-        # A creator is as good as the best that they have for this listener.
-        best = np.full(unmet.shape, -np.inf, dtype=np.float32)
-        for creator in range(unmet.shape[1]):
-            of = np.flatnonzero(items.creator == creator)
-            if len(of):
-                best[:, creator] = liked[:, of].max(axis=1)
-        promise = prices.familiarity * np.maximum(np.tanh(best), 0.0) * unmet
-        gain: NDArray[np.float32] = complete_probability(s, liked) * promise[:, items.creator] - np.float32(cost)
-        return gain
+        s, prices, items, met = moment.settings, moment.oracle, moment.items, moment.familiarity
+        tires = s.satiation_weight * s.satiation_gain + s.creator_satiation_weight * s.creator_satiation_gain
+        stuck = (met >= s.favourite_at).sum(axis=1, keepdims=True)
+        nearer = np.where(met < s.favourite_at, (met + 1.0) / (s.favourite_at + 1.0), 0.0)
+        gain = prices.discovery * s.visit_favourites * nearer * np.exp(-stuck / FAVOURITES)  # (B, C)
+        worth = complete_probability(s, liked) * gain[:, items.creator] - prices.satiation * tires
+        result: NDArray[np.float32] = worth.astype(np.float32)
+        return result

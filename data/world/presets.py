@@ -1,7 +1,7 @@
 """The worlds that have a name.
 
-The numbers are fixed by what services look like from outside (tests/data/world/test_marginals.py holds them to published
-ranges) and by how far hidden truth can move them (the oracle); no learned policy had a say in them.
+The numbers are fixed by what services look like from outside (tests/data/world/test_marginals.py holds them to
+published ranges) and by how far hidden truth can move them (the oracle); no learned policy had a say in them.
 
 * `clickbait`: what is tapped is not what brings people back (allure and quality pull against each other);
 * `calm`: allure and quality mildly agree, so the tap is an honest if weak signal;
@@ -29,25 +29,30 @@ PRESETS: Mapping[str, WorldSettings] = MappingProxyType(
             _CLICKBAIT,
             name="calm",
             catalog=replace(_CATALOG, allure_quality_correlation=0.25),
-            people=replace(_PEOPLE, visit_logit_mean=-2.8),
+            people=replace(_PEOPLE, visit_logit_mean=-2.9),
         ),
         "discovery": replace(
             _CLICKBAIT,
             name="discovery",
             catalog=replace(_CATALOG, allure_quality_correlation=0.0, creator_share=0.7),
             people=replace(_PEOPLE, visit_logit_mean=-2.8),
-            dynamics=replace(_DYNAMICS, exposure_cost=1.0, visit_favourites=1.6, enjoy_base=1.0),
-            oracle=OracleSettings(familiarity=0.5),
+            dynamics=replace(
+                _DYNAMICS, exposure_cost=1.0, visit_favourites=1.4, enjoy_base=1.0, exposure_forgetting=0.015
+            ),
+            oracle=OracleSettings(discovery=0.2),
         ),
         "commuter": replace(
             _CLICKBAIT,
             name="commuter",
             catalog=replace(_CATALOG, kind_shares=(("track", 0.6), ("podcast", 0.28), ("audiobook", 0.12))),
             people=replace(_PEOPLE, visit_logit_mean=-2.9, commuters=0.75, commute_logit=1.2),
-            dynamics=replace(_DYNAMICS, commute_match=1.2, commute_gain=2.0, commute_spill=1.2, visit_habit=2.4),
+            dynamics=replace(_DYNAMICS, commute_match=1.2, commute_gain=2.0, commute_spill=1.2, visit_habit=2.6),
         ),
         "messaging": replace(
-            _CLICKBAIT, name="messaging", switches=replace(_CLICKBAIT.switches, messages=True)
+            _CLICKBAIT,
+            name="messaging",
+            people=replace(_PEOPLE, visit_logit_mean=-2.7),
+            switches=replace(_CLICKBAIT.switches, messages=True),
         ),
         "null": nothing_matters(replace(_CLICKBAIT, people=replace(_PEOPLE, visit_logit_mean=-2.1))),
     }

@@ -16,6 +16,7 @@ SLOTS = ("morning", "daytime", "evening")
 SLOT_HOURS = ((6.0, 11.0), (11.0, 16.0), (16.0, 21.95))  # local hours in which a visit of the slot may start
 CONTEXTS = 2 * len(SLOTS)  # habit contexts: each slot on weekdays, then each at the weekend
 COMMUTE = 0  # the context that a commute podcast belongs to: weekday mornings
+FAVOURITES = 4.0  # creators; what those that stuck add to visits has come 1 - 1/e of its way at so many
 CHANNELS = ("push", "email", "in_app")
 
 
@@ -67,7 +68,7 @@ class DynamicsSettings:
     play_base: float = -0.6
     play_allure: float = 1.0
     play_match: float = 0.6
-    enjoy_base: float = 0.6
+    enjoy_base: float = 0.75
     enjoy_quality: float = 0.9
     enjoy_match: float = 0.65
     enjoy_noise: float = 0.5
@@ -84,16 +85,16 @@ class DynamicsSettings:
     creator_satiation_gain: float = 0.3
     creator_satiation_recovery: float = 0.12
     exposure_cost: float = 0.3  # enjoyment lost with a creator never met; falls by e with every good meeting
-    exposure_forgetting: float = 0.005  # share of familiarity lost per day
+    exposure_forgetting: float = 0.01  # share of familiarity lost per day
     favourite_at: float = 2.0  # familiarity from which a creator has stuck
     visit_favourites: float = 0.4  # visit logit with many creators that stuck: approached by 1 - exp(-count / 4)
     satisfaction_rate: float = 0.25  # weight of the last session in the exponential average
     habit_start: float = 0.1
-    habit_gain: float = 0.2  # of what is still missing, per fully satisfying session at the usual hour
-    habit_decay: float = 0.05  # share lost per occurrence of the context without a visit
+    habit_gain: float = 0.12  # of what is still missing, per fully satisfying session at the usual hour
+    habit_decay: float = 0.02  # share lost per occurrence of the context without a visit
     habit_hours: float = 2.0  # how far from the usual hour still counts, standard deviation in hours
-    visit_satisfaction: float = 1.9  # visit logit per unit of satisfaction
-    visit_habit: float = 1.8  # visit logit per unit of the context's habit
+    visit_satisfaction: float = 2.4  # visit logit per unit of satisfaction
+    visit_habit: float = 2.2  # visit logit per unit of the context's habit
     commute_match: float = 0.5  # added to a commuter's match with spoken word on weekday mornings
     commute_gain: float = 0.5  # habit grows by so much more when such a session completes spoken word
     commute_spill: float = 0.4  # visit logit of the other contexts per unit of the commute's habit
@@ -116,12 +117,12 @@ class MessageSettings:
     opportunities: int = 4  # at most, per listener and day
     appears: float = 0.5  # probability that each of them is there
     value_noise: float = 0.5  # standard deviation of what the domains get wrong about relevance
-    open_base: tuple[float, ...] = (-2.6, -2.9, -1.6)
+    open_base: tuple[float, ...] = (-2.9, -3.8, -1.6)
     open_relevance: float = 0.9  # per unit of relevance, which is standard normal over opportunities
     open_annoyance: float = 0.8  # less of it per unit of annoyance with the channel
     open_habit: float = 0.8  # less of it per unit of the context's habit: who comes anyway needs no nudge
     open_brings: bool = True  # an opened push or e-mail is a visit
-    annoyance: tuple[float, ...] = (0.25, 0.15, 0.06)  # added by a message, by channel, at no relevance
+    annoyance: tuple[float, ...] = (0.4, 0.25, 0.1)  # added by a message, by channel, at no relevance
     annoyance_relevance: float = 0.5  # share of it that a relevance of one standard deviation saves
     annoyance_quiet: float = 3.0  # times as much in quiet hours
     annoyance_recovery: float = 0.07  # share lost per day
@@ -152,8 +153,8 @@ class LoggingSettings:
 class OracleSettings:
     """How the oracle weighs what comes after the session; found by what it is worth in the world itself."""
 
-    familiarity: float = 0.25  # value of a good meeting with a creator who has not stuck yet
-    satiation: float = 0.05  # cost of a play to later sessions, per unit of satiation it adds
+    discovery: float = 0.1  # value of bringing a creator nearer to sticking, per logit of visits
+    satiation: float = 0.1  # cost of a play to later sessions, per unit of satiation it adds
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,7 @@ def in_force(settings: WorldSettings) -> WorldSettings:
 
 
 def nothing_matters(settings: WorldSettings, name: str = "null") -> WorldSettings:
-    """`settings` in which what is shown or sent moves nothing but the tap: visits, leaving and paying are deaf to it."""
+    """`settings` in which what is shown or sent moves nothing but the tap: coming, leaving and paying are deaf to it."""
     s = replace(
         settings.dynamics,
         visit_satisfaction=0.0,

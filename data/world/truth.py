@@ -46,9 +46,10 @@ class Tally:
     def of(cls, free: NDArray[np.bool_], days: int) -> Tally:
         """Nothing yet; `free` (U,) are those who could convert."""
         u = len(free)
-        zeros = [np.zeros(u) for _ in range(6)]
+        sessions, plays, seconds, satisfaction, messages, opens = np.zeros((6, u))
         converted = np.where(free, 0.0, np.nan)
-        return cls(np.zeros((u, days), np.bool_), *zeros[:4], converted, *zeros[4:])
+        visits = np.zeros((u, days), np.bool_)
+        return cls(visits, sessions, plays, seconds, satisfaction, converted, messages, opens)
 
     def add_round(self, day: int, lived: Round) -> None:
         """Counts the sessions of one slot of the horizon's day `day`."""

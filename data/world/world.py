@@ -233,9 +233,7 @@ class World:
             raise InputError(f"policy {policy}: messages were sent where visitors wait for slates")
         self._live(choice, np.asarray(log_propensity, np.float64), policy, move)
 
-    def _live(
-        self, slates: Slates, log_propensity: NDArray[np.float64], policy: str, move: list[str] | None
-    ) -> None:
+    def _live(self, slates: Slates, log_propensity: NDArray[np.float64], policy: str, move: list[str] | None) -> None:
         visits, state, s = self._visits, self.state, self.settings.dynamics
         assert visits is not None
         listeners, contexts = visits.points.listeners, visits.contexts
@@ -351,7 +349,7 @@ class World:
                 future.mailroom.mailings.clear()
         found = metrics(tally)
         if future.mailroom is not None:
-            found |= message_metrics(tally, future.state.consent[:, :2].any(axis=1))
+            found |= message_metrics(tally, future.state.consent[:, 0] | future.state.consent[:, 1])
         return found
 
     def items_frame(self) -> pl.DataFrame:

@@ -5,7 +5,7 @@ import pytest
 
 from data.errors import InputError
 from data.world import METRICS, PRESETS, World, burned_in, paired
-from data.world.truth import metrics
+from data.world.truth import Tally, metrics
 
 POLICIES = ("logging", "random", "popularity", "greedy_click", "oracle")
 
@@ -15,11 +15,20 @@ def truths(clickbait: World) -> dict[str, dict[str, np.ndarray]]:
     return {name: clickbait.truth(clickbait.built_in(name)) for name in POLICIES}
 
 
+def tally(visits: np.ndarray, plays: list[float], seconds: list[float]) -> Tally:
+    counted = Tally.of(np.array([True] * len(visits)), visits.shape[1])
+    counted.visits[:] = visits
+    counted.sessions += visits.sum(axis=1)
+    counted.plays += plays
+    counted.seconds += seconds
+    return counted
+
+
 def test_metrics_by_hand() -> None:
     visits = np.zeros((3, 28), bool)
     visits[0, [0, 1, 2, 9, 27]] = True  # the visit on day 9 sees nobody for 18 days
     visits[1, :] = True
-    result = metrics(visits, np.array([10.0, 28.0, 0.0]), np.array([5.0, 28.0, 0.0]), np.zeros(3))
+    result = metrics(tally(visits, [10.0, 28.0, 0.0], [300.0, 1680.0, 0.0]))
     assert set(result) == set(METRICS)
     np.testing.assert_allclose(result["active_days_28"], [5, 28, 0])
     np.testing.assert_allclose(result["returned_7d"], [3 / 4, 1, 0])  # days 0, 1, 2 -> again; 9 -> not
@@ -29,11 +38,23 @@ def test_metrics_by_hand() -> None:
 
 
 def test_metrics_of_a_longer_horizon_are_per_28_days() -> None:
-    visits = np.ones((1, 56), bool)
-    result = metrics(visits, np.array([56.0]), np.array([100.0]), np.zeros(1))
+    result = metrics(tally(np.ones((1, 56), bool), [56.0], [6000.0]))
     assert result["active_days_28"][0] == 28
+    assert result["sessions_28"][0] == 28
     assert result["habit_28"][0] == 4
     assert result["minutes"][0] == 50
+
+
+def test_two_sessions_of_one_day_are_one_active_day(clickbait: World) -> None:
+    world = clickbait.branch()
+    truth = world.truth(world.built_in("logging"))
+    world.play(world.built_in("logging"), 28, np.random.default_rng([0, world.listener_seed, 2]))
+    came = np.zeros((len(world.listeners), 28), int)
+    for one in world.rounds:
+        came[one.listeners, one.day - clickbait.day] += 1
+    np.testing.assert_array_equal(truth["active_days_28"], (came > 0).sum(axis=1))
+    np.testing.assert_array_equal(truth["sessions_28"], came.sum(axis=1))
+    assert came.max() == 3
 
 
 def test_truth_repeats_and_leaves_the_world(clickbait: World, truths: dict[str, dict[str, np.ndarray]]) -> None:
@@ -76,16 +97,17 @@ def test_one_listeners_slate_is_nobody_elses_business(clickbait: World) -> None:
     def run(swap: bool) -> World:
         world = clickbait.branch()
         rng = np.random.default_rng(0)
-        for day in range(12):
+        while world.day < 12:
+            first = not world.rounds
             _, known = world.observe()
             slates, log_propensity = world.built_in("popularity").choose(known, rng)
-            if swap and day == 0:
+            if swap and first:
                 slates[0] = world.built_in("oracle").choose(known, rng)[0][0]
             world.act(slates, log_propensity, "test@1")
         return world
 
     plain, swapped = run(swap=False), run(swap=True)
-    one = plain.days[0].listeners[0]
+    one = plain.rounds[0].listeners[0]
     others = np.arange(len(plain.listeners)) != one
     np.testing.assert_array_equal(plain.state.item[others], swapped.state.item[others])
     np.testing.assert_array_equal(plain.state.last_time[others], swapped.state.last_time[others])
