@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -159,7 +160,35 @@ class DictTrie:
         return allowed
 
 
-BENCHES: dict[str, Callable[[], Iterable[Measure]]] = {"trie": bench_trie}
+def bench_world(listeners: int = 20_000, days: int = 60) -> Iterable[Measure]:
+    """A simulated service under its logging policy, log included: time, events a second, peak memory.
+
+    Each world runs in a process of its own, so that the peak is that of one world. Without a peer: other simulators of
+    return (KuaiSim, RecSim) step one listener, or a few hundred, at a time.
+    """
+    for name in ("clickbait", "messaging"):
+        program = _WORLD.format(name=name, listeners=listeners, days=days)
+        run = [sys.executable, "-c", program]
+        done = subprocess.run(run, capture_output=True, text=True, check=True, cwd=Path(__file__).resolve().parents[1])
+        took, events, peak = json.loads(done.stdout)
+        size = f"world {name}: {listeners:,} x {days} days"
+        yield Measure(f"{size}, {events / took:,.0f} events/s", "s", took, None, 60.0)
+        yield Measure(f"{size}, peak memory", "GiB", peak, None, 3.0)
+
+
+_WORLD = """
+import json, resource, time
+import numpy as np
+from data.world import PRESETS, World
+started = time.perf_counter()
+world = World(PRESETS["{name}"].with_listeners({listeners}), 0)
+world.play(world.built_in("logging"), {days}, np.random.default_rng(0))
+events = world.log().events.height
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+print(json.dumps([time.perf_counter() - started, events, peak]))
+"""
+
+BENCHES: dict[str, Callable[[], Iterable[Measure]]] = {"trie": bench_trie, "world": bench_world}
 
 
 def main() -> None:

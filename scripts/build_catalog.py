@@ -12,7 +12,7 @@ import polars as pl
 from trl import TrlParser
 
 from data.artifacts import build
-from data.catalog import Catalog
+from data.catalog import Catalog, listenable
 from data.errors import exit_on_input_error
 from data.semantic_ids import CatalogSettings, build_catalog
 from data.store import LogStore
@@ -36,9 +36,11 @@ def stage(args: CatalogArguments) -> bool:
     def make(folder: Path) -> None:
         store = LogStore(logs)
         until = store.start + (store.end - store.start) * args.train_share
-        catalog: Catalog = build_catalog(
-            store.items(), store.events().filter(pl.col("time") < until), settings, args.seed
+        items = listenable(store.items())
+        events = store.events().filter(
+            pl.col("time") < until, pl.col("item_id").is_null() | pl.col("item_id").is_in(items["item_id"].implode())
         )
+        catalog: Catalog = build_catalog(items, events, settings, args.seed)
         catalog.save(folder)
 
     config = {**asdict(settings), "train_share": args.train_share}

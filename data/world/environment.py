@@ -85,6 +85,11 @@ class Messages:
         return self.column < 0
 
 
+def no_messages(batch: int) -> Messages:
+    """Hold for everybody."""
+    return Messages(np.full(batch, -1, np.int32), np.full(batch, -1, np.int8), np.full(batch, -1, np.int8))
+
+
 class MessagePolicy(Protocol):
     """Anything that decides on messages."""
 

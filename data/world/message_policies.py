@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import InputError
-from data.world.environment import MessageContexts, Messages
-from data.world.messages import IN_APP, HiddenMessageContexts, MessageMoment, no_messages
+from data.world.environment import MessageContexts, Messages, no_messages
+from data.world.messages import IN_APP, HiddenMessageContexts, MessageMoment
 from data.world.settings import CHANNELS, SLOT_HOURS, SLOTS, LoggingSettings, MessageSettings
 
 Decided = tuple[Messages, NDArray[np.float64]]
@@ -94,7 +94,7 @@ class SendAlways:
     def choose(self, contexts: MessageContexts, rng: np.random.Generator) -> Decided:
         """Decisions and log-probabilities (0: it never varies)."""
         value = np.where(contexts.eligible >= 0, contexts.value, -np.inf)
-        sends: NDArray[np.bool_] = contexts.consent.any(axis=1) & (contexts.eligible >= 0).any(axis=1)
+        sends = np.logical_and(contexts.consent.any(axis=1), (contexts.eligible >= 0).any(axis=1))
         return _sent(sends, value.argmax(axis=1), contexts.consent.argmax(axis=1), np.full(len(contexts), self.hour))
 
 

@@ -107,7 +107,7 @@ def _keys(mailings: list[Mailing], users: pl.Series) -> pl.DataFrame:
 def _channels(codes: NDArray[np.int8]) -> pl.Series:
     """Channel names, null for -1."""
     names = pl.Series(CHANNELS, dtype=pl.String)
-    return names.gather(pl.select(pl.when(pl.Series(codes) >= 0).then(pl.Series(codes).cast(pl.UInt32))).to_series())
+    return names.gather(pl.Series(codes).cast(pl.UInt32, strict=False))
 
 
 def _joined(parts: list[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:

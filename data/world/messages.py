@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from data.schema import ACTION_CODE
 from data.world.dynamics import sigmoid
-from data.world.environment import MessageContexts, Messages
+from data.world.environment import MessageContexts
 from data.world.listeners import context_of
 from data.world.settings import CHANNELS, SLOT_HOURS, SLOTS, MessageSettings
 from data.world.shocks import Purpose, uniform
@@ -192,8 +192,3 @@ def send(mailing: Mailing, state: State) -> None:
     ):
         kept[who, :-1] = kept[who, 1:]
         kept[who, -1] = new
-
-
-def no_messages(batch: int) -> Messages:
-    """Hold for everybody."""
-    return Messages(np.full(batch, -1, np.int32), np.full(batch, -1, np.int8), np.full(batch, -1, np.int8))

@@ -253,7 +253,7 @@ def in_force(settings: WorldSettings) -> WorldSettings:
 
 
 def nothing_matters(settings: WorldSettings, name: str = "null") -> WorldSettings:
-    """`settings` in which what is shown or sent moves nothing but the tap: coming, leaving and paying are deaf to it."""
+    """`settings` in which what is shown or sent moves the tap and nothing else: coming, leaving, paying are deaf."""
     s = replace(
         settings.dynamics,
         visit_satisfaction=0.0,

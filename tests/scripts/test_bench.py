@@ -28,6 +28,12 @@ def test_the_trie_bench_agrees_with_its_peer_and_says_what_it_held(bench):
     assert mask["holds"] == (mask["ratio"] >= mask["bound"])
 
 
+def test_the_world_bench_measures_worlds_of_their_own(bench):
+    lines = list(bench["bench_world"](listeners=20, days=3))
+    assert [line.unit for line in lines] == ["s", "GiB"] * 2
+    assert all(0 < line.ours < 3 for line in lines if line.unit == "GiB")
+
+
 @pytest.mark.parametrize(("better", "ratio"), [("lower", 2.0), ("higher", 0.5)])
 def test_a_ratio_above_one_means_ours_is_better(bench, better, ratio):
     assert bench["Measure"]("x", "s", 1.0, 2.0, 1.5, better).ratio == ratio
@@ -37,4 +43,4 @@ def test_an_unknown_bench_is_one_line_and_exit_code_2():
     done = subprocess.run([sys.executable, BENCH, "speed"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.strip() == "error: there is no bench 'speed': choose from trie"
+    assert done.stderr.strip() == "error: there is no bench 'speed': choose from trie, world"
