@@ -30,6 +30,7 @@ PRESETS: Mapping[str, WorldSettings] = MappingProxyType(
             name="calm",
             catalog=replace(_CATALOG, allure_quality_correlation=0.25),
             people=replace(_PEOPLE, visit_logit_mean=-2.9),
+            dynamics=replace(_DYNAMICS, complete_base=-0.2),
         ),
         "discovery": replace(
             _CLICKBAIT,
@@ -51,7 +52,7 @@ PRESETS: Mapping[str, WorldSettings] = MappingProxyType(
         "messaging": replace(
             _CLICKBAIT,
             name="messaging",
-            people=replace(_PEOPLE, visit_logit_mean=-2.7),
+            people=replace(_PEOPLE, visit_logit_mean=-2.55),
             switches=replace(_CLICKBAIT.switches, messages=True),
         ),
         "null": nothing_matters(replace(_CLICKBAIT, people=replace(_PEOPLE, visit_logit_mean=-2.1))),

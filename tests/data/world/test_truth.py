@@ -155,9 +155,9 @@ def test_null_return_is_deaf_to_policy() -> None:
 
 
 def test_null_differences_cover_zero() -> None:
-    found = null_worlds(count=12, listeners=60)
+    found = null_worlds(count=8, listeners=50)
     assert all(together for together, _ in found)
-    assert sum(apart for _, apart in found) >= 9  # fewer: one in 500 with nominal coverage
+    assert sum(apart for _, apart in found) >= 5  # fewer: one in 1,500 with nominal coverage
 
 
 @pytest.mark.nightly
@@ -192,7 +192,7 @@ def test_the_oracle_is_well_above_logging(name: str) -> None:
 
 
 def test_exploration_pays_later_where_creators_are_an_acquired_taste() -> None:
-    world = World(PRESETS["discovery"].with_listeners(400), seed=0)
-    impatient = World(replace(PRESETS["discovery"].with_listeners(400), oracle=OracleSettings(discovery=0.0)), seed=0)
+    world = World(PRESETS["discovery"].with_listeners(300), seed=0)
+    impatient = World(replace(PRESETS["discovery"].with_listeners(300), oracle=OracleSettings(discovery=0.0)), seed=0)
     plans, greedy = (w.truth(w.built_in("oracle"), 56) for w in (world, impatient))
     assert paired(plans["sessions_28"], greedy["sessions_28"]).lo > 0
