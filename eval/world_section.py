@@ -23,7 +23,7 @@ from eval.survival import SurvivalCurve, kaplan_meier
 POLICIES = ("logging", "random", "popularity", "greedy_click", "oracle")
 MESSAGE_POLICIES = ("logging", "hold", "send_always", "most_opens", "oracle")
 DAYS = 56
-LISTENERS = 400
+LISTENERS = 300
 EXTREME = 0.2  # share of slates that count as the best, and as the worst
 _US_PER_DAY = 86_400e6
 

@@ -44,7 +44,6 @@ class Moment:
     tired: NDArray[np.float32]  # (B, C) satiation with creators
     familiarity: NDArray[np.float32]  # (B, C) good meetings with creators
     ads: NDArray[np.float32]  # (B,) enjoyment that advertising costs
-    commuting: NDArray[np.bool_]  # (B,) a commuter on a weekday morning
 
     def match(self) -> NDArray[np.float32]:
         """How well each item fits each listener now, (B, N)."""

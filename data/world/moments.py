@@ -31,7 +31,6 @@ def moment_of(
         tired=state.tired[listeners],
         familiarity=state.familiarity[listeners],
         ads=np.where(state.premium[listeners], np.float32(0.0), np.float32(s.ad_cost)),
-        commuting=commuting,
     )
 
 
