@@ -99,3 +99,9 @@ class Catalog:
             codebooks=tuple(arrays[f"codebook_{level}"] for level in range(len(sizes))),
             text={name[5:]: values for name, values in arrays.items() if name.startswith("text_")},
         )
+
+
+def listenable(items: pl.DataFrame) -> pl.DataFrame:
+    """What slates are made of: all items but messages, unless the log has nothing else (a trial of e-mails)."""
+    others = items.filter(pl.col("kind") != "message")
+    return items if others.is_empty() else others

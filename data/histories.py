@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from data.catalog import listenable
 from data.interactions import interactions
 from data.local_time import hour_of_week, local_clock, with_time_zone
 from data.schema import SURFACE_CODE
@@ -161,9 +162,10 @@ def load(
     """All interactions and decisions of a store; `item_index` turns item ids into catalog rows (it raises for others).
 
     Users are numbered in the order of (bucket, user_id). Bucket by bucket; the arrays take about 24 bytes an
-    interaction and 80 a decision.
+    interaction and 80 a decision. Messages are left out where a log has anything else: what is sent is decided
+    apart from what is played (`data.catalog.listenable`).
     """
-    item_ids = store.items()["item_id"]
+    item_ids = listenable(store.items())["item_id"]
     rows = np.asarray(item_index(item_ids.to_list()), dtype=np.int32)
     index = pl.DataFrame({"item_id": item_ids, "row": rows})
     parts = [_load_bucket(store, bucket, index) for bucket in range(store.buckets)]
@@ -206,8 +208,9 @@ def load(
 def _load_bucket(store: LogStore, bucket: int, index: pl.DataFrame) -> tuple[list[str], pl.DataFrame, pl.DataFrame]:
     """(user ids in order, interactions, decisions) of one bucket; `user` counts from 0 within the bucket."""
     zones = store.users(bucket)
-    past = interactions(store.events(bucket)).join(index, on="item_id", how="left", maintain_order="left")
-    made = store.decisions(bucket)
+    past = interactions(store.events(bucket)).join(index, on="item_id", how="inner", maintain_order="left")
+    # Of a slate all items are messages or none is.
+    made = store.decisions(bucket).filter(pl.col("slate").list.first().is_in(index["item_id"].implode()))
     names = pl.concat([past["user_id"], made["user_id"]]).unique().sort()
     users = pl.DataFrame({"user_id": names, "user": pl.Series(range(len(names)), dtype=pl.Int32)})
     past, made = (

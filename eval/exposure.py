@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from data.histories import Contexts
-from data.world.policies import SlatePolicy
+from data.world.environment import SlatePolicy
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ import numpy as np
 from rich.progress import Progress
 
 from data.errors import InputError
-from data.world.policies import SlatePolicy
-from data.world.world import World
+from data.world.environment import Environment, SlatePolicy
 from eval.exposure import Exposure, Watched
 from eval.intervals import Floats, Interval, finite, from_influence, mean_interval, seeds_interval
 
@@ -52,7 +51,7 @@ class Rollout:
 
 
 def play(
-    world: World,
+    world: Environment,
     policies: Mapping[str, SlatePolicy],
     settings: RolloutSettings,
     seed: int,

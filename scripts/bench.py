@@ -29,6 +29,7 @@ from scripts.benches.outcomes import bench_outcomes
 from scripts.benches.rewards import bench_rewards
 from scripts.benches.serving import bench_serving
 from scripts.benches.trie import bench_trie
+from scripts.benches.world import bench_world
 
 BENCHES: dict[str, Callable[[], Iterable[Measure]]] = {
     "outcomes": bench_outcomes,
@@ -37,6 +38,7 @@ BENCHES: dict[str, Callable[[], Iterable[Measure]]] = {
     "ope": bench_off_policy,
     "rewards": bench_rewards,
     "serving": bench_serving,
+    "world": bench_world,
 }
 
 

@@ -19,7 +19,7 @@ from rich.table import Table
 from trl import TrlParser
 
 from data.artifacts import build
-from data.catalog import QUALITY
+from data.catalog import QUALITY, listenable
 from data.errors import exit_on_input_error
 from data.item_vectors import VectorSettings
 from data.semantic_ids import CatalogSettings, build_catalog, quality
@@ -47,7 +47,9 @@ def stage(args: CatalogArguments) -> bool:
     def make(folder: Path) -> None:
         store = LogStore(logs)
         until = store.start + (store.end - store.start) * args.train_share
-        items, events = store.items(), store.events().filter(pl.col("time") < until)
+        items = listenable(store.items())
+        about = pl.col("item_id").is_null() | pl.col("item_id").is_in(items["item_id"].implode())
+        events = store.events().filter(pl.col("time") < until, about)
         with Progress(console=Console(stderr=True)) as bar:
             task = bar.add_task("catalog", total=settings.levels + 3)
 

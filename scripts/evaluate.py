@@ -42,6 +42,7 @@ from eval.sections import (
     reward_section,
     world_rollout,
 )
+from eval.world_section import world_portrait
 from policy.checkpoint import Speaker, load_speaker
 from rewards.model import RewardModel
 from scripts.opened import ModelArguments, Opened, open_run
@@ -152,6 +153,11 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
         progress.update(task, description="habit in the log")
         with clock.lap("habit"):
             habit = habit_section(run.store, seed)
+        portrait = None
+        if world is not None:
+            progress.update(task, description="showing the world")
+            with clock.lap("the world"):
+                portrait = world_portrait(world, origin["seed"])
     inputs = ReportInputs(
         run=run.folder.name,
         source=f"world {world}" if world else f"log read by {origin['config'].get('reader')}",
@@ -163,6 +169,7 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
         exposure=exposure,
         semantic_ids=[IdLevel(**level) for level in json.loads((run.folder / "catalog" / QUALITY).read_text())],
         habit=habit,
+        portrait=portrait,
         slates=slates,
         missing=missing(run),
         comparison=comparison(other, others),

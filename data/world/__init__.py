@@ -1,31 +1,49 @@
-"""A simulated streaming service whose truth is known."""
+"""A simulated streaming service whose truth is known. docs/world.md says what is in it, and from where."""
 
+from data.world.environment import (
+    Environment,
+    MessageContexts,
+    MessagePoints,
+    MessagePolicy,
+    Messages,
+    SlatePoints,
+    SlatePolicy,
+)
 from data.world.policies import (
     GreedyClick,
     LoggingPolicy,
     Oracle,
     PopularityPolicy,
     RandomPolicy,
-    SlatePolicy,
     WorldContexts,
 )
-from data.world.settings import PRESETS, WorldSettings
-from data.world.truth import METRICS, Paired, paired
+from data.world.presets import PRESETS
+from data.world.settings import Switches, WorldSettings, nothing_matters
+from data.world.truth import MESSAGE_METRICS, METRICS, Paired, paired
 from data.world.world import World, burned_in
 
 __all__ = [
+    "MESSAGE_METRICS",
     "METRICS",
     "PRESETS",
+    "Environment",
     "GreedyClick",
     "LoggingPolicy",
+    "MessageContexts",
+    "MessagePoints",
+    "MessagePolicy",
+    "Messages",
     "Oracle",
     "Paired",
     "PopularityPolicy",
     "RandomPolicy",
+    "SlatePoints",
     "SlatePolicy",
+    "Switches",
     "World",
     "WorldContexts",
     "WorldSettings",
     "burned_in",
+    "nothing_matters",
     "paired",
 ]

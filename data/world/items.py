@@ -39,6 +39,7 @@ class Items:
     popularity: NDArray[np.float32]  # (N,)
     kinds: tuple[str, ...]
     frame: pl.DataFrame  # the ITEMS table
+    spoken: NDArray[np.bool_]  # (N,) podcast or audiobook
     phrases: tuple[tuple[tuple[str, ...], ...], ...]  # [style or S for none][kind or len(kinds) for none] -> texts
 
     def __len__(self) -> int:
@@ -128,6 +129,7 @@ def make_items(settings: CatalogSettings, seed: int, start: datetime) -> Items:
         popularity=popularity.astype(np.float32),
         kinds=kinds,
         frame=frame,
+        spoken=np.array([k != "track" for k in kinds])[kind],
         phrases=_phrases(write, settings.styles, kinds),
     )
 

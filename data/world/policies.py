@@ -1,14 +1,12 @@
 """Policies that come with every world: the one that writes the log, and the marks to measure others against.
 
 `LoggingPolicy`, `RandomPolicy` and `PopularityPolicy` know what a product knows. `GreedyClick` and `Oracle` see hidden
-state and so only play inside a world: they are the ends of the scale, the most taps and the most return that one-step
-choosing can get.
+state and so only play inside a world: they are the ends of the scale, the most taps and the most return.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,24 +15,10 @@ from data.errors import InputError
 from data.histories import Contexts
 from data.schema import ACTION_CODE
 from data.world import words
-from data.world.dynamics import Moment, play_probability
+from data.world.dynamics import Moment, complete_probability, play_probability
+from data.world.environment import Choice
 from data.world.items import Items, inner
-from data.world.settings import LoggingSettings
-
-Choice = tuple[NDArray[np.int32], NDArray[np.float64]]
-
-
-class SlatePolicy(Protocol):
-    """Anything that fills slates."""
-
-    @property
-    def name(self) -> str:
-        """name@version, as logged."""
-        ...
-
-    def choose(self, contexts: Contexts, rng: np.random.Generator) -> Choice:
-        """Slates (B, K) int32 of item indices without repeats, and the log-probability (B,) of each."""
-        ...
+from data.world.settings import FAVOURITES, LoggingSettings
 
 
 @dataclass(frozen=True)
@@ -188,9 +172,11 @@ class GreedyClick:
 
 @dataclass(frozen=True)
 class Oracle:
-    """Fills the slate item by item with what adds most to the expected enjoyment of this session.
+    """Fills the slate item by item with what adds most to the enjoyment of this session and of those to come.
 
-    Sees quality, allure, taste, satiation and what was asked for; looks one session ahead, not further.
+    Sees quality, allure, taste, satiation, familiarity and what was asked for. What is to come it values by two prices
+    (`OracleSettings`): a good meeting that brings a creator nearer to sticking, the more the fewer have stuck, and a
+    play's cost in what it tires.
     """
 
     slate_size: int
@@ -202,15 +188,20 @@ class Oracle:
         s, items, batch = moment.settings, moment.items, len(contexts.time)
         match = moment.match()
         play = play_probability(moment, match, np.arange(len(items), dtype=np.int32))
-        liked = s.enjoy_base + s.enjoy_quality * items.quality + s.enjoy_match * match
-        satiation = moment.satiation.copy()
+        liked = s.enjoy_base + s.enjoy_quality * items.quality + s.enjoy_match * match - moment.ads[:, None]
+        liked -= s.exposure_cost * np.exp(-moment.familiarity)[:, items.creator]
+        later = self._worth_later(moment, liked)
+        satiation, tired = moment.satiation.copy(), moment.tired.copy()
         slates = np.empty((batch, self.slate_size), dtype=np.int32)
         row = np.arange(batch)
         sum_so_far, plays_so_far = np.zeros(batch, np.float32), np.zeros(batch, np.float32)
         for k in range(self.slate_size):
-            enjoyed = np.tanh(liked - s.satiation_weight * satiation[:, items.style])
+            tiring = s.satiation_weight * satiation[:, items.style]
+            tiring += s.creator_satiation_weight * tired[:, items.creator]
+            enjoyed = np.tanh(liked - tiring)
             # Expected session enjoyment if this item came next, to first order in the number of plays.
             value = (sum_so_far[:, None] + play * enjoyed) / (plays_so_far[:, None] + play + 1.0)
+            value += play * later
             value[row[:, None], slates[:, :k]] = -np.inf
             best = value.argmax(axis=1)
             slates[:, k] = best
@@ -218,4 +209,16 @@ class Oracle:
             sum_so_far += seen * enjoyed[row, best]
             plays_so_far += seen
             satiation[row, items.style[best]] += s.satiation_gain * seen
+            tired[row, items.creator[best]] += s.creator_satiation_gain * seen
         return slates, np.zeros(batch)
+
+    def _worth_later(self, moment: Moment, liked: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What a play of each item is worth to later sessions, (B, N)."""
+        s, prices, items, met = moment.settings, moment.oracle, moment.items, moment.familiarity
+        tires = s.satiation_weight * s.satiation_gain + s.creator_satiation_weight * s.creator_satiation_gain
+        stuck = (met >= s.favourite_at).sum(axis=1, keepdims=True)
+        nearer = np.where(met < s.favourite_at, (met + 1.0) / (s.favourite_at + 1.0), 0.0)
+        gain = prices.discovery * s.visit_favourites * nearer * np.exp(-stuck / FAVOURITES)  # (B, C)
+        worth = complete_probability(s, liked) * gain[:, items.creator] - prices.satiation * tires
+        result: NDArray[np.float32] = worth.astype(np.float32)
+        return result

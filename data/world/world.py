@@ -1,14 +1,17 @@
-"""A simulated streaming service, one local day per step, all listeners at once.
+"""A simulated streaming service, all listeners at once: our implementation of `data.world.environment.Environment`.
 
-A step is `observe()` (who came today, and what is known about each of them) and `act(slates)` (what they were shown;
-the day is then lived through). Listeners come at most once a day, so a visit, a session and a decision are one thing.
+A day has three slots (morning, daytime, evening) and a listener comes at most once in each, so a visit, a session and
+a decision are one thing. A step is `observe()` (who came, and what is known about each of them) and `act(slates)` (what
+they were shown; the slot is then lived through). Where messages are sent, every day begins with a step of its own.
 
     world = World(PRESETS["clickbait"], seed=0)
-    for _ in range(28):
+    while world.day < 28:
         listeners, contexts = world.observe()
         slates, log_propensity = policy.choose(contexts, rng)
         world.act(slates, log_propensity, policy.name)
     logs = world.log()
+
+`play` does just that, for several days, and lets the logging policy decide on messages where no other is given.
 """
 
 from __future__ import annotations
@@ -25,96 +28,81 @@ from data.errors import InputError
 from data.histories import MICROSECONDS_PER_HOUR
 from data.logs import Logs
 from data.schema import SURFACE_CODE
-from data.world.dynamics import ASK_STRENGTH, Moment, play_session, sigmoid, timeliness, visit_probability
-from data.world.items import inner, make_items
-from data.world.listeners import make_listeners, visit_hour
-from data.world.policies import (
-    GreedyClick,
-    LoggingPolicy,
-    Oracle,
-    PopularityPolicy,
-    RandomPolicy,
+from data.world import message_policies
+from data.world.coming import after_session, bring_back, convert_probability, leave_and_return, visit_probability
+from data.world.dynamics import play_session
+from data.world.environment import (
+    MessagePoints,
+    MessagePolicy,
+    Messages,
+    SlatePoints,
     SlatePolicy,
-    WorldContexts,
+    Slates,
+    Truth,
+    check_choice,
 )
-from data.world.record import Day, write_logs
-from data.world.settings import WorldSettings
+from data.world.items import make_items
+from data.world.listeners import make_listeners, utc, visit_hour
+from data.world.mailroom import Mailroom
+from data.world.messages import Answers
+from data.world.moments import ask, moment_of
+from data.world.opportunities import OFFER, WIN_BACK
+from data.world.policies import GreedyClick, LoggingPolicy, Oracle, PopularityPolicy, RandomPolicy, WorldContexts
+from data.world.record import Round, write_logs
+from data.world.settings import SLOT_HOURS, SLOTS, WorldSettings, in_force
 from data.world.shocks import Purpose, normal, uniform
-from data.world.truth import metrics
+from data.world.state import first_state, remember
+from data.world.truth import Tally, message_metrics, metrics
 
 _DAY_US = 24 * MICROSECONDS_PER_HOUR
+_APART_US = 36 * 60 * 1_000_000  # between two sessions, so that nobody takes them for one
 _SURFACE = SURFACE_CODE["now_playing"]
-
-
-@dataclass
-class State:
-    """What changes from day to day, for U listeners."""
-
-    day: int
-    taste: NDArray[np.float32]  # (U, D)
-    satiation: NDArray[np.float32]  # (U, S)
-    satisfaction: NDArray[np.float32]  # (U,) exponential average of enjoyment
-    habit: NDArray[np.float32]  # (U,) in [0, 1]
-    premium: NDArray[np.bool_]  # (U,)
-    last_time: NDArray[np.int64]  # (U,) us, of the last interaction; -1 = never
-    item: NDArray[np.int32]  # (U, H) last interactions, left-padded with -1
-    action: NDArray[np.int8]  # (U, H)
 
 
 @dataclass(frozen=True)
 class _Visits:
-    """Who came on a day, and when."""
+    """Who comes in a slot, and when; and how the slot's messages are answered."""
 
-    listeners: NDArray[np.int32]  # (B,)
-    hours_off: NDArray[np.float32]  # (B,)
+    points: SlatePoints
     contexts: WorldContexts
+    hours_off: NDArray[np.float32]  # (B,)
+    answers: Answers | None
 
 
 class World:
     """One world: a catalog fixed by (settings, seed), listeners and luck fixed by (settings, listener seed)."""
 
     def __init__(self, settings: WorldSettings, seed: int = 0) -> None:
-        """Draws the catalog and, with the same seed, the listeners; `reset` draws others for the same catalog."""
-        if len(settings.dynamics.examination) < settings.dynamics.slate_size:
-            raise InputError(
-                f"world {settings.name}: examination has {len(settings.dynamics.examination)} positions for slates of "
-                f"{settings.dynamics.slate_size}: give one share per position"
-            )
-        if settings.catalog.items < settings.dynamics.slate_size:
-            raise InputError(f"world {settings.name}: {settings.catalog.items} items cannot fill a slate: raise items")
-        self.settings = settings
+        """Draws the catalog and, with the same seed, the listeners; `reset` draws others for the same catalog.
+
+        Raises InputError when the settings do not fit together.
+        """
+        self.settings = in_force(settings)
         self.seed = seed
         self.items = make_items(settings.catalog, seed, settings.start)
+        self.mailroom = Mailroom(self.settings, self.items, seed) if settings.switches.messages else None
         self.reset(seed)
 
     def reset(self, seed: int) -> None:
         """Back to the first day with listeners and luck drawn from `seed`; the catalog stays."""
-        settings, items = self.settings, self.items
         self.listener_seed = seed
-        self.listeners = make_listeners(settings.people, items, seed)
-        u, length = len(self.listeners), settings.dynamics.history_length
-        self.state = State(
-            day=0,
-            taste=self.listeners.home_taste.copy(),
-            satiation=np.zeros((u, len(items.centre)), np.float32),
-            satisfaction=np.zeros(u, np.float32),
-            habit=np.full(u, 0.1, np.float32),
-            premium=self.listeners.premium.copy(),
-            last_time=np.full(u, -1, np.int64),
-            item=np.full((u, length), -1, np.int32),
-            action=np.full((u, length), -1, np.int8),
-        )
-        self.days: list[Day] = []
+        self.listeners = make_listeners(self.settings.people, self.items, seed)
+        self.state = first_state(self.listeners, self.items, self.settings.dynamics, self.settings.messages)
+        self.rounds: list[Round] = []
+        if self.mailroom is not None:
+            self.mailroom.reset()
         self._visits: _Visits | None = None
+        self._mail: MessagePoints | None = None
 
     def branch(self) -> World:
-        """A copy that goes on from today, with an empty log; catalog, listeners and future luck are shared."""
+        """A copy that goes on from now, with an empty log; catalog, listeners and future luck are shared."""
         other = object.__new__(World)
         other.settings, other.seed, other.listener_seed = self.settings, self.seed, self.listener_seed
         other.items, other.listeners = self.items, self.listeners
         other.state = deepcopy(self.state)
-        other.days = []
-        other._visits = None
+        other.rounds = []
+        other.mailroom = None if self.mailroom is None else self.mailroom.branch()
+        other._visits, other._mail = None, None
         return other
 
     @property
@@ -122,27 +110,50 @@ class World:
         """The day that `observe` shows next, counted from 0."""
         return self.state.day
 
-    def observe(self) -> tuple[NDArray[np.int32], WorldContexts]:
-        """Today's decision points: listeners (B,) and what is known of them; B may be 0. Asking twice is the same."""
+    def observe(self) -> SlatePoints | MessagePoints:
+        """The next decision points: on a morning with messages whom to send something, else who came in this slot.
+
+        B may be 0. Asking twice is the same.
+        """
+        if self._mail_is_open():
+            assert self.mailroom is not None
+            if self._mail is None:
+                self._mail = self.mailroom.points(self.listeners, self.state, self.listener_seed)
+            return self._mail
         if self._visits is None:
             self._visits = self._draw_visits()
-        return self._visits.listeners, self._visits.contexts
+        return self._visits.points
+
+    def _mail_is_open(self) -> bool:
+        """Whether today's messages have not been decided on yet."""
+        room, state = self.mailroom, self.state
+        return room is not None and state.slot == 0 and (room.today is None or room.today.day < state.day)
 
     def _draw_visits(self) -> _Visits:
         settings, state, traits = self.settings, self.state, self.listeners
-        day, seed, u = state.day, self.listener_seed, len(self.listeners)
-        chance = visit_probability(settings.dynamics, traits.visit_logit[:, day % 7], state.satisfaction, state.habit)
-        listeners = np.flatnonzero(uniform(seed, day, Purpose.VISIT, u) < chance).astype(np.int32)
-
-        hour, off = visit_hour(traits, settings.people, day, seed)
-        offsets = np.array([hours for _, hours in settings.people.time_zones], dtype=np.int64)
+        day, slot, seed, u = state.day, state.slot, self.listener_seed, len(self.listeners)
+        step = day * len(SLOTS) + slot
+        came = uniform(seed, step, Purpose.VISIT, u) < visit_probability(
+            state, traits, settings.dynamics, settings.messages
+        )
+        hour, off = visit_hour(traits, settings.people, day, slot, seed)
+        answers = None if self.mailroom is None else self.mailroom.answers(state, u, seed)
+        if answers is not None:
+            came, hour, off, answers = self._with_opens(came, hour, off, answers)
+        listeners = np.flatnonzero(came).astype(np.int32)
         local = day * _DAY_US + (hour[listeners] * MICROSECONDS_PER_HOUR).astype(np.int64)
-        start = int(settings.start.timestamp()) * 1_000_000
-        time = start + local - offsets[traits.zone[listeners]] * MICROSECONDS_PER_HOUR
+        time = self._instants(listeners, local)
+        # Who still listens comes when they are done with it, or not at all when that is too late in the day.
+        wait = np.maximum(state.busy_until[listeners] + _APART_US - time, 0)
+        local, time = local + wait, time + wait
+        on_time = local < day * _DAY_US + int(SLOT_HOURS[-1][1] * MICROSECONDS_PER_HOUR)
+        listeners, local, time = listeners[on_time], local[on_time], time[on_time]
+        if answers is not None:
+            answers = self._only_who_came(answers, listeners)
         known = state.last_time[listeners]
         gap = np.where(known >= 0, (time - known) / MICROSECONDS_PER_HOUR, np.nan).astype(np.float32)
-
-        steer, moment = self._ask(listeners)
+        moment = moment_of(listeners, state, traits, self.items, settings)
+        luck = uniform(seed, step, Purpose.STEER, (u, 5))[listeners]
         contexts = WorldContexts(
             time=time,
             # The first day of every world is a Monday in every zone.
@@ -151,139 +162,156 @@ class World:
             gap_hours=gap,
             item=state.item[listeners],
             action=state.action[listeners],
-            steer=steer,
+            steer=ask(moment, traits.home_taste[listeners], luck),
             moment=moment,
         )
-        return _Visits(listeners, off[listeners], contexts)
+        return _Visits(SlatePoints(listeners, contexts), contexts, off[listeners], answers)
 
-    def _ask(self, listeners: NDArray[np.int32]) -> tuple[list[str | None], Moment]:
-        """What today's visitors say they want, and their state of mind; asking bends the taste of the moment."""
-        s, items, state = self.settings.dynamics, self.items, self.state
-        luck = uniform(self.listener_seed, state.day, Purpose.STEER, (len(self.listeners), 5))[listeners]
-        taste, liking = state.taste[listeners], self.listeners.kind_liking[listeners].copy()
-        steer: list[str | None] = [None] * len(listeners)
-        rows = np.flatnonzero(luck[:, 0] < s.steer_share)
-        if len(rows):
-            luck = luck[rows]
-            # People ask for what they usually like, now and then for anything.
-            odds = np.exp(inner(self.listeners.home_taste[listeners[rows]], items.centre))
-            odds = np.cumsum(odds / odds.sum(axis=1, keepdims=True), axis=1)
-            style = np.minimum((odds < luck[:, 2:3]).sum(axis=1), len(items.centre) - 1)
-            kind = np.minimum((luck[:, 3] * len(items.kinds)).astype(np.int64), len(items.kinds) - 1)
-            names_style, names_kind = luck[:, 1] < 0.9, luck[:, 1] > 0.75
-            shift = s.steer_shift * names_style[:, None]
-            asked = (1.0 - shift) * taste[rows] + shift * ASK_STRENGTH * items.centre[style]
-            taste[rows] = asked.astype(np.float32)
-            wanted = np.arange(len(items.kinds)) == kind[:, None]
-            liking[rows] += (names_kind[:, None] * s.steer_shift * np.where(wanted, 1.0, -1.0)).astype(np.float32)
-            for i, row in enumerate(rows.tolist()):
-                ways = items.phrases[int(style[i]) if names_style[i] else -1][int(kind[i]) if names_kind[i] else -1]
-                steer[row] = ways[int(luck[i, 4] * len(ways))]
-        return steer, Moment(items, s, taste, liking, state.satiation[listeners])
+    def _instants(self, listeners: NDArray[np.int32], local: NDArray[np.int64]) -> NDArray[np.int64]:
+        return utc(self.settings.start, self.settings.people.time_zones, self.listeners.zone[listeners], local)
+
+    def _with_opens(
+        self,
+        came: NDArray[np.bool_],
+        hour: NDArray[np.float64],
+        off: NDArray[np.float32],
+        answers: Answers,
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float32], Answers]:
+        """Visits (U,) with those that opened messages bring; who left comes only for a win-back that wins them back."""
+        room, settings, u = self.mailroom, self.settings, len(came)
+        assert room is not None
+        assert room.today is not None
+        who = room.today.listeners[answers.rows]
+        luck = uniform(self.listener_seed, self.state.day, Purpose.MOMENT, u)[who]
+        wins = room.opened(answers, WIN_BACK, u)[who] & (luck < settings.messages.win_back_opens)
+        opens = answers.opens & (~self.state.gone[who] | wins)
+        if not settings.messages.open_brings:
+            opens &= came[who]
+            return came, hour, off, answers.opening(opens)
+        came, hour = came.copy(), hour.copy()
+        came[who[opens]] = True
+        hour[who[opens]] = np.minimum(answers.hour[opens], SLOT_HOURS[-1][1] - 0.01)
+        usual = self.listeners.usual_hour[:, self.state.slot + (len(SLOTS) if self.state.day % 7 >= 5 else 0)]
+        return came, hour, np.abs(hour - usual).astype(np.float32), answers.opening(opens)
+
+    def _only_who_came(self, answers: Answers, listeners: NDArray[np.int32]) -> Answers:
+        """Nobody opens a message on a visit that they were too busy for."""
+        assert self.mailroom is not None
+        assert self.mailroom.today is not None
+        came = np.zeros(len(self.listeners), np.bool_)
+        came[listeners] = True
+        return answers.opening(answers.opens & came[self.mailroom.today.listeners[answers.rows]])
 
     def act(
         self,
-        slates: NDArray[np.int32],
+        choice: Slates | Messages,
         log_propensity: NDArray[np.float64],
         policy: str,
         move: list[str] | None = None,
     ) -> None:
-        """Shows today's visitors their slates and lives the day to its end.
+        """Shows the visitors their slates and lives the slot to its end; or sends today's messages.
 
         Args:
-            slates: (B, K) item indices, aligned with `observe`.
-            log_propensity: (B,) log-probability of each slate (of the (move, slate) pair where `move` is given).
+            choice: slates (B, K) of item indices or messages (B,), as `observe` asks for, aligned with it.
+            log_propensity: (B,) log-probability of each choice (of the (move, slate) pair where `move` is given).
             policy: name@version, as logged.
             move: the steer token of each decision, if the policy has such.
 
         Raises:
-            InputError: slates of another shape, with an unknown item or an item twice, or a log-probability above 0.
+            InputError: slates of another shape, with an unknown item or an item twice; a message that is not on offer
+                or not consented to; a log-probability above 0; slates where messages are asked for, or the reverse.
         """
-        listeners, contexts = self.observe()
+        points = self.observe()
+        if isinstance(points, MessagePoints):
+            assert self.mailroom is not None
+            if not isinstance(choice, Messages):
+                raise InputError(f"policy {policy}: today's messages come first: act on them with Messages, or play()")
+            self.mailroom.post(points, choice, log_propensity, policy, self.listeners, self.state)
+            self._mail = None
+            return
+        if isinstance(choice, Messages):
+            raise InputError(f"policy {policy}: messages were sent where visitors wait for slates")
+        self._live(choice, np.asarray(log_propensity, np.float64), policy, move)
+
+    def _live(self, slates: Slates, log_propensity: NDArray[np.float64], policy: str, move: list[str] | None) -> None:
         visits, state, s = self._visits, self.state, self.settings.dynamics
         assert visits is not None
+        listeners, contexts = visits.points.listeners, visits.contexts
         assert contexts.moment is not None
-        slates = (
-            np.asarray(slates, dtype=np.int32).reshape(-1, s.slate_size) if len(slates) == 0 else np.asarray(slates)
-        )
-        self._check(slates, np.asarray(log_propensity), policy)
-        slates = slates.astype(np.int32)
-        day, seed, u = state.day, self.listener_seed, len(self.listeners)
+        if len(slates) == 0:
+            slates = np.asarray(slates, dtype=np.int32).reshape(-1, s.slate_size)
+        check_choice(np.asarray(slates), log_propensity, policy, len(listeners), s.slate_size, len(self.items))
+        slates = np.asarray(slates).astype(np.int32)
+        seed, u = self.listener_seed, len(self.listeners)
+        step = state.day * len(SLOTS) + state.slot
 
-        session = play_session(contexts.moment, slates, listeners, u, day, seed)
-        state.satiation[listeners] = session.satiation
-        rate = s.satisfaction_rate
-        satisfaction = (1.0 - rate) * state.satisfaction[listeners] + rate * session.enjoyment
-        state.satisfaction[listeners] = satisfaction
-        gain = s.habit_gain * timeliness(s, visits.hours_off) * np.maximum(session.enjoyment, 0.0)
-        came = np.zeros(u, np.bool_)
-        came[listeners] = True
-        state.habit[~came] *= 1.0 - s.habit_decay
-        state.habit[listeners] += gain * (1.0 - state.habit[listeners])
+        offered = np.zeros(u, np.bool_)
+        if self.mailroom is not None and visits.answers is not None:
+            came_at = np.full(u, -1, np.int64)
+            came_at[listeners] = contexts.time
+            offered = self.mailroom.opened(visits.answers, OFFER, u)
+            back = np.zeros(u, np.bool_)
+            back[listeners] = state.gone[listeners]
+            bring_back(state, back)
+            self.mailroom.take(visits.answers, came_at, state)
+            self.mailroom.show_in_app(came_at, state, seed)
 
-        convert = sigmoid((s.convert_base + s.convert_satisfaction * satisfaction).astype(np.float32))
-        converted = ~state.premium[listeners] & (uniform(seed, day, Purpose.CONVERT, u)[listeners] < convert)
+        session, after = play_session(contexts.moment, slates, listeners, u, step, seed)
+        after_session(state, self.listeners, self.items, s, listeners, slates, session, after, visits.hours_off)
+        logit_shift = np.where(offered[listeners], self.settings.messages.offer_logit, 0.0).astype(np.float32)
+        convert = convert_probability(s, state.satisfaction[listeners], logit_shift)
+        converted = ~state.premium[listeners] & (uniform(seed, step, Purpose.CONVERT, u)[listeners] < convert)
         state.premium[listeners[converted]] = True
 
-        record = Day.of(
-            day, listeners, contexts, slates, np.asarray(log_propensity, np.float64), policy, move, session, converted
+        record = Round.of(
+            state.day, state.slot, listeners, contexts, slates, log_propensity, policy, move, session, converted
         )
-        self.days.append(record)
-        self._remember(listeners, slates, session.reaction(), record.play_time)
-        self._sleep()
-
-    def _check(self, slates: NDArray[np.int32], log_propensity: NDArray[np.float64], policy: str) -> None:
-        batch, size = len(self.observe()[0]), self.settings.dynamics.slate_size
-        if slates.shape != (batch, size):
-            raise InputError(f"policy {policy}: slates of shape {slates.shape}, must be {(batch, size)}")
-        # A model's float32 sum of log-probabilities may end a hair above 0.
-        if log_propensity.shape != (batch,) or not np.all((log_propensity <= 1e-4) & np.isfinite(log_propensity)):
-            raise InputError(f"policy {policy}: log_propensity must be ({batch},), finite and at most 0")
-        if batch and (slates.min() < 0 or slates.max() >= len(self.items)):
-            raise InputError(f"policy {policy}: a slate holds an item outside 0..{len(self.items) - 1}")
-        ordered = np.sort(slates, axis=1)
-        if (ordered[:, 1:] == ordered[:, :-1]).any():
-            raise InputError(f"policy {policy}: a slate shows an item twice")
-
-    def _remember(
-        self,
-        listeners: NDArray[np.int32],
-        slates: NDArray[np.int32],
-        reaction: NDArray[np.int8],
-        play_time: NDArray[np.int64],
-    ) -> None:
-        """Appends what was played to the histories, position by position."""
-        state = self.state
-        for k in range(slates.shape[1]):
-            rows = np.flatnonzero(reaction[:, k] >= 0)
-            who = listeners[rows]
-            state.item[who, :-1] = state.item[who, 1:]
-            state.item[who, -1] = slates[rows, k]
-            state.action[who, :-1] = state.action[who, 1:]
-            state.action[who, -1] = reaction[rows, k]
-            state.last_time[who] = play_time[rows, k]
+        self.rounds.append(record)
+        state.busy_until[listeners] = record.ends()
+        remember(state, listeners, slates, session.reaction(), record.play_time)
+        self._visits = None
+        state.slot += 1
+        if state.slot == len(SLOTS):
+            self._sleep()
 
     def _sleep(self) -> None:
-        """The night: satiation recovers, tastes drift, the day turns."""
-        state, people = self.state, self.settings.people
-        state.satiation *= 1.0 - self.settings.dynamics.satiation_recovery
+        """The night: satiation recovers, tastes drift, people leave and return, the day turns."""
+        state, s, people, m = self.state, self.settings.dynamics, self.settings.people, self.settings.messages
+        state.satiation *= 1.0 - s.satiation_recovery
+        state.tired *= 1.0 - s.creator_satiation_recovery
+        state.familiarity *= 1.0 - s.exposure_forgetting
+        state.annoyance *= 1.0 - m.annoyance_recovery
         drift = normal(self.listener_seed, state.day, Purpose.DRIFT, state.taste.shape)
         state.taste += people.taste_pull * (self.listeners.home_taste - state.taste) + people.taste_drift * drift
-        state.day += 1
-        self._visits = None
+        leave_and_return(state, s, uniform(self.listener_seed, state.day, Purpose.CHURN, (len(self.listeners), 2)))
+        state.slot, state.day = 0, state.day + 1
 
     def play(
-        self, policy: SlatePolicy, days: int, rng: np.random.Generator, on_day: Callable[[], None] | None = None
+        self,
+        policy: SlatePolicy,
+        days: int,
+        rng: np.random.Generator,
+        on_day: Callable[[], None] | None = None,
+        messages: MessagePolicy | None = None,
     ) -> None:
-        """Lets `policy` decide for `days` days; `on_day` is called after each, for progress bars."""
+        """Lets `policy` fill slates for `days` days, and `messages` (default: the logging policy) decide on messages.
+
+        `on_day` is called after each day, for progress bars.
+        """
+        messages = self.message_policy("logging") if messages is None else messages
         for _ in range(days):
-            listeners, contexts = self.observe()
-            if len(listeners):
-                slates, log_propensity = policy.choose(contexts, rng)
-            else:
+            until = self.day + 1
+            while self.day < until:
+                points = self.observe()
+                if isinstance(points, MessagePoints):
+                    sent, log_propensity = messages.choose(points.contexts, rng)
+                    self.act(sent, log_propensity, messages.name)
+                    continue
                 slates = np.empty((0, self.settings.dynamics.slate_size), np.int32)
                 log_propensity = np.empty(0)
-            self.act(slates, log_propensity, policy.name)
+                if len(points.listeners):
+                    slates, log_propensity = policy.choose(points.contexts, rng)
+                self.act(slates, log_propensity, policy.name)
             if on_day is not None:
                 on_day()
 
@@ -293,37 +321,53 @@ class World:
         horizon_days: int = 28,
         policy_seed: int = 0,
         on_day: Callable[[], None] | None = None,
-    ) -> dict[str, NDArray[np.float64]]:
-        """What `policy` brings about from today on, listener by listener; this world itself does not move.
+        messages: MessagePolicy | None = None,
+    ) -> Truth:
+        """What `policy` brings about from now on, listener by listener; this world itself does not move.
 
         All policies meet the same listeners with the same luck. A policy's own draws come from `policy_seed`.
 
-        Returns: one value per listener (U,) for each of `data.world.truth.METRICS`, defined in `truth.metrics`.
+        Returns: one value per listener (U,) for each of `data.world.truth.METRICS`, defined in `truth.metrics`; where
+        messages are sent, of MESSAGE_METRICS too.
 
         Raises InputError when `horizon_days` is under 28.
         """
         if horizon_days < 28:
             raise InputError(f"world: horizon_days is {horizon_days}; the metrics need at least 28")
-        future, u = self.branch(), len(self.listeners)
+        future = self.branch()
         rng = np.random.default_rng([policy_seed, self.listener_seed, 2])
-        visits = np.zeros((u, horizon_days), np.bool_)
-        plays, minutes, satisfaction = np.zeros(u), np.zeros(u), np.zeros(u)
+        tally = Tally.of(~self.state.premium, horizon_days)
         for t in range(horizon_days):
-            future.play(policy, 1, rng, on_day)
-            today = future.days.pop()
-            visits[today.listeners, t] = True
-            plays[today.listeners] += today.session.played.sum(axis=1)
-            minutes[today.listeners] += today.session.seconds.sum(axis=1) / 60.0
-            satisfaction += future.state.satisfaction / horizon_days
-        return metrics(visits, plays, minutes, satisfaction)
+            future.play(policy, 1, rng, on_day, messages)
+            for lived in future.rounds:
+                tally.add_round(t, lived)
+            future.rounds.clear()
+            tally.satisfaction += future.state.satisfaction
+            if future.mailroom is not None:
+                for mailing in future.mailroom.mailings:
+                    tally.add_mailing(mailing)
+                future.mailroom.mailings.clear()
+        found = metrics(tally)
+        if future.mailroom is not None:
+            found |= message_metrics(tally, future.state.consent[:, 0] | future.state.consent[:, 1])
+        return found
 
     def items_frame(self) -> pl.DataFrame:
-        """The ITEMS table; its row is the item's index in every slate."""
+        """The ITEMS table of what slates are made of; its row is the item's index in every slate."""
         return self.items.frame
 
     def log(self) -> Logs:
         """Everything since the start (or since `branch`) as tables."""
-        return write_logs(self.items, self.listeners, self.settings, self.days, self.state.day)
+        room = self.mailroom
+        return write_logs(
+            self.items,
+            None if room is None else room.messages,
+            self.listeners,
+            self.settings,
+            self.rounds,
+            [] if room is None else room.mailings,
+            self.state.day,
+        )
 
     def built_in(self, name: str) -> SlatePolicy:
         """The policy called logging, random, popularity, greedy_click or oracle, for this world's catalog.
@@ -340,6 +384,20 @@ class World:
         }
         if name not in policies:
             raise InputError(f"world: no built-in policy {name!r}: choose one of {', '.join(policies)}")
+        return policies[name]
+
+    def message_policy(self, name: str) -> MessagePolicy:
+        """The message policy called logging, hold, send_always, most_opens or oracle. Raises InputError for others."""
+        m, logging = self.settings.messages, self.settings.logging
+        policies: dict[str, MessagePolicy] = {
+            "logging": message_policies.LoggingMessages(m, logging),
+            "hold": message_policies.Hold(),
+            "send_always": message_policies.SendAlways(),
+            "most_opens": message_policies.MostOpens(m, logging),
+            "oracle": message_policies.MessageOracle(m, logging),
+        }
+        if name not in policies:
+            raise InputError(f"world: no message policy {name!r}: choose one of {', '.join(policies)}")
         return policies[name]
 
 

@@ -200,14 +200,17 @@ def _error(way: Way, found: Floats, truth: Floats, ended: Floats | None) -> Read
 
 def _lived(world: World, policy: str, days: int, seed: int) -> Floats:
     """The next `days` days (U, days, C) of a world under a built-in policy; the world moves on."""
+    began = world.day
     world.play(world.built_in(policy), days, np.random.default_rng([seed, 7]))
     traces = np.zeros((len(world.listeners), days, len(CHANNELS)))
-    for row, day in enumerate(world.days[-days:]):
-        session = day.session
-        traces[day.listeners, row, 0] = 1.0
+    for lived in world.rounds:  # a listener comes at most once in each
+        if lived.day < began:
+            continue
+        row, session = lived.day - began, lived.session
+        traces[lived.listeners, row, 0] = 1.0
         reactions = (session.played, session.completed, session.saved, session.disliked, session.seconds / 60.0)
         for channel, reaction in enumerate(reactions, start=1):
-            traces[day.listeners, row, channel] = reaction.sum(axis=1)
+            traces[lived.listeners, row, channel] += reaction.sum(axis=1)
     return traces
 
 

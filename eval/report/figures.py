@@ -168,15 +168,15 @@ class Curve:
     start: float = 1.0
 
 
-def steps(name: str, curves: Sequence[Curve], end: float, x_label: str, y_label: str) -> str:
-    """Shares in 0 .. 1 that change in steps, from 0 to `end`, with their intervals as bands; names above.
+def steps(name: str, curves: Sequence[Curve], end: float, x_label: str, y_label: str, most: float = 1.0) -> str:
+    """Shares in 0 .. `most` that change in steps, from 0 to `end`, with their intervals as bands; names above.
 
     What comes after `end` is not drawn.
     """
     drawing = Drawing(height=286 + 17 * len(curves))
     left, right, top = 44.0, WIDTH - 12, 30.0 + 17 * len(curves)
     bottom = top + 210
-    x, y = Scale(0.0, end, left + 4, right - 4, 6), Scale(0.0, 1.0, bottom, top)
+    x, y = Scale(0.0, end, left + 4, right - 4, 6), Scale(0.0, most, bottom, top)
     axis(drawing, x, top, bottom)
     for tick in y.ticks():
         drawing.line(left, y(tick), right, y(tick))

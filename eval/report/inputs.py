@@ -26,6 +26,23 @@ class WorldSection:
 
 
 @dataclass(frozen=True)
+class WorldPortrait:
+    """What a simulated world is like (`eval.world_section`), played by its built-in policies to fresh listeners.
+
+    habit: policy -> mean strength of the strongest habit after each day. returns: what was shown -> days to the next
+    session, under the random policy. policies, message_policies: policy -> metric -> mean; the latter may be empty.
+    """
+
+    world: str
+    listeners: int
+    days: int
+    habit: Mapping[str, Sequence[Interval]]
+    returns: Mapping[str, SurvivalCurve]
+    policies: Mapping[str, Mapping[str, Interval]]
+    message_policies: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Reliability:
     """A calibration curve: per bin the mean prediction, the mean outcome and how many rows; counts in days etc. too."""
 
@@ -187,6 +204,7 @@ class ReportInputs:
     exposure: ExposureSection | None = None
     semantic_ids: Sequence[IdLevel] = ()
     habit: HabitSection | None = None
+    portrait: WorldPortrait | None = None
     slates: Sequence[ListenerSlates] = ()
     missing: Sequence[Missing] = ()
     notes: Sequence[str] = ()

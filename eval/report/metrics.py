@@ -26,6 +26,7 @@ class Metric:
 METRICS: Mapping[str, Metric] = {
     "active_days_28": Metric("Active days", "of the next 28", decimals=2),
     "returned_7d": Metric("Return within 7 days", "share of visits", percent=True),
+    "sessions_28": Metric("Sessions", "in 28 days", decimals=1),
     "habit_28": Metric("Weeks with 3+ active days", "of the next 4", decimals=2),
     "plays_per_session": Metric("Plays per session", "the immediate tap", short_term=True, decimals=2),
     "minutes": Metric("Minutes listened", "in 28 days", decimals=1),
@@ -41,6 +42,8 @@ METRICS: Mapping[str, Metric] = {
     "sticky_days_60": Metric("Days back to what was discovered, of 60"),
     "reachable_28": Metric("Still reachable after 28 days", percent=True),
     "converted_28": Metric("Converted within 28 days", percent=True),
+    "messages_28": Metric("Messages sent", "in 28 days", decimals=1),
+    "opens_28": Metric("Messages opened", "in 28 days", short_term=True, decimals=2),
     "plays": Metric("Plays", short_term=True),
     "minutes_1d": Metric("Minutes within a day", short_term=True),
 }

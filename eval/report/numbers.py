@@ -11,6 +11,8 @@ Paths that other programs may rely on:
     semantic_ids[].{level, size, used, perplexity, share, random}
     habit.tenths[].{tenth, people, low, high, measures.<measure>.{mean, lo, hi, people}}    habit.overall.<measure>
     habit.returns.<group>, habit.time_to_habit: {times, survival, lo, hi, at_risk, events, rows, people}
+    world_shown.{policies, message_policies}.<name>.<metric>.{mean, lo, hi}
+    world_shown.habit.<policy>.{mean[], lo[], hi[]}        by day
     timing.<stage>                                         seconds
 """
 
@@ -27,6 +29,7 @@ from eval.report.answer import answer
 from eval.report.compare import comparison_rows
 from eval.report.habit import habit_json
 from eval.report.inputs import HeadQuality, ListenerSlates, ReportInputs, ShownItem
+from eval.report.world import portrait_json
 from eval.rollout import between_runs_json, world_json
 
 REPORT_FORMAT = 1
@@ -76,6 +79,8 @@ def report_numbers(inputs: ReportInputs) -> Json:
         report["semantic_ids"] = [asdict(level) for level in inputs.semantic_ids]
     if inputs.habit is not None:
         report["habit"] = habit_json(inputs.habit)
+    if inputs.portrait is not None:
+        report["world_shown"] = portrait_json(inputs.portrait)
     if inputs.slates:
         report["slates"] = [slates_json(listener) for listener in inputs.slates]
     if inputs.missing:

@@ -20,6 +20,7 @@ from eval.report.answer import score_of
 from eval.report.compare import changes
 from eval.report.figures import Compared, Mark, Point, Reference, bars, forest, reliability, trade_off, versus
 from eval.report.habit import MEASURES, frequency_range, habit_figures, writer
+from eval.report.world import portrait_figures
 
 Report = Mapping[str, Any]
 PRESENT = ("active_days_28", "returned_7d", "habit_28", "plays_per_session")
@@ -94,6 +95,7 @@ def figures(report: Report) -> dict[str, Any]:
         "ranking": ranking(report),
         "exposure": exposure(report),
         "habit": habit_figures(report),
+        "world_shown": portrait_figures(report),
         "timing": timing(report),
     }
 

@@ -33,18 +33,18 @@ def logged_and_true(
     policy, logging = other(world, temperature), world.built_in("logging")
     rng = np.random.default_rng(seed)
     log_p, log_new, plays, users, tried, by_part = [], [], [], [], [], []
-    for _ in range(DAYS):
+    while world.day < DAYS:
         who, contexts = world.observe()
         branch = world.branch()
         branch.observe()
         slates, log_probability = policy.choose(contexts, rng)
         branch.act(slates, log_probability, policy.name)
-        tried.append(branch.days[-1].session.played.sum(axis=1))
+        tried.append(branch.rounds[-1].session.played.sum(axis=1))
         slates, log_probability = logging.choose(contexts, rng)
         world.act(slates, log_probability, logging.name)
         log_p.append(log_probability)
         log_new.append(plackett_luce_log_probability(policy.scores(contexts), slates))
-        plays.append(world.days[-1].session.played.astype(float))
+        plays.append(world.rounds[-1].session.played.astype(float))
         users.append(who)
         if positions:
             both = (logging.scores(contexts), policy.scores(contexts))

@@ -11,6 +11,7 @@ from scripts.benches.off_policy import bench_off_policy
 from scripts.benches.outcomes import bench_outcomes
 from scripts.benches.rewards import bench_rewards
 from scripts.benches.trie import bench_trie
+from scripts.benches.world import bench_world
 
 BENCH = Path(__file__).parents[2] / "scripts" / "bench.py"
 
@@ -52,6 +53,12 @@ def test_the_rewards_bench_agrees_with_its_peer():
     lines = [measure.as_json() for measure in bench_rewards(listeners=3, past=20, slates=4, items=1100)]
     assert [line["bound"] for line in lines] == [1.0, 10.0]
     assert lines[1]["ratio"] == pytest.approx(lines[1]["peer"] / lines[1]["ours"])
+
+
+def test_the_world_bench_measures_worlds_of_their_own():
+    lines = list(bench_world(listeners=20, days=3))
+    assert [line.unit for line in lines] == ["s", "GiB"] * 2
+    assert all(0 < line.ours < 3 for line in lines if line.unit == "GiB")
 
 
 @pytest.mark.parametrize(("better", "ratio"), [("lower", 2.0), ("higher", 0.5)])

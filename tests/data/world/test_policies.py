@@ -79,7 +79,7 @@ def test_hidden_state_policies_refuse_plain_contexts(clickbait: World, name: str
 def test_logging_explores(clickbait: World) -> None:
     world = clickbait.branch()
     world.play(world.built_in("logging"), 28, np.random.default_rng(0))
-    shown = np.bincount(np.concatenate([day.slates.ravel() for day in world.days]), minlength=len(world.items))
+    shown = np.bincount(np.concatenate([one.slates.ravel() for one in world.rounds]), minlength=len(world.items))
     assert (shown > 0).mean() > 0.98
     top = np.sort(shown)[-len(shown) // 10 :].sum() / shown.sum()
     assert 0.15 < top < 0.45  # popularity shows, and does not take over

@@ -25,8 +25,8 @@ TABLES = ("items", "events", "decisions", "users")
 def visited(world: World) -> np.ndarray:
     """(U, T) whether a listener came on a day, straight from the hidden record."""
     came = np.zeros((len(world.listeners), world.day), bool)
-    for day in world.days:
-        came[day.listeners, day.day] = True
+    for one in world.rounds:
+        came[one.listeners, one.day] = True
     return came
 
 
@@ -120,19 +120,21 @@ def test_an_empty_log_has_the_tables(tmp_path: Path) -> None:
 def test_what_was_observed_is_what_the_log_gives_back(tmp_path: Path) -> None:
     world = World(PRESETS["clickbait"].with_listeners(200), 2)
     policy, rng, seen = world.built_in("logging"), np.random.default_rng(0), []
-    for _ in range(30):
+    while world.day < 30:
         listeners, known = world.observe()
-        seen.append((world.day, listeners, known))
+        seen.append((world.day, world.state.slot, listeners, known))
         slates, log_propensity = policy.choose(known, rng)
         world.act(slates, log_propensity, policy.name)
     histories, decisions = load(stored(world, tmp_path / "logs"), index(world))
     rebuilt = contexts(histories, decisions, world.settings.dynamics.history_length)
     rows = {decision: row for row, decision in enumerate(decisions.decision_id)}
-    assert sum(len(listeners) for _, listeners, _ in seen) == len(decisions)
-    for day, listeners, known in seen:
-        same = rebuilt.take(np.array([rows[f"d{day:04d}-u{u:05d}"] for u in listeners]))
+    assert sum(len(listeners) for _, _, listeners, _ in seen) == len(decisions)
+    for day, slot, listeners, known in seen:
+        same = rebuilt.take(np.array([rows[f"d{day:04d}-{slot}-u{u:05d}"] for u in listeners], dtype=np.int64))
         for name in ("time", "hour_of_week", "surface", "gap_hours", "item", "action"):
-            np.testing.assert_array_equal(getattr(same, name), getattr(known, name), err_msg=f"{name} on day {day}")
+            np.testing.assert_array_equal(
+                getattr(same, name), getattr(known, name), err_msg=f"{name} on day {day}, {slot}"
+            )
         assert list(same.steer) == list(known.steer)
 
 
@@ -148,7 +150,9 @@ def test_logged_propensities_follow_from_the_log_alone(lived: World, tmp_path: P
 def test_outcomes_of_the_log_are_what_was_lived(lived: World) -> None:
     logs, came = lived.log(), visited(lived)
     table = outcomes(logs.events, logs.decisions, logs.users, logs.end, items=logs.items).with_columns(
-        u=pl.col("user_id").str.slice(1).cast(pl.Int64), day=pl.col("decision_id").str.slice(1, 4).cast(pl.Int64)
+        u=pl.col("user_id").str.slice(1).cast(pl.Int64),
+        day=pl.col("decision_id").str.slice(1, 4).cast(pl.Int64),
+        slot=pl.col("decision_id").str.slice(6, 1).cast(pl.Int64),
     )
     for window, label in ((7, "active_days_7"), (28, "active_days_28")):
         closed = table.filter(pl.col(label).is_not_null())
@@ -156,9 +160,13 @@ def test_outcomes_of_the_log_are_what_was_lived(lived: World) -> None:
         truth = [came[u, d + 1 : d + 1 + window].sum() for u, d in closed.select("u", "day").iter_rows()]
         assert closed[label].to_list() == truth
     back = table.filter(pl.col("returned_7d").is_not_null())
-    truth = [came[u, d + 1 : d + 8].any() for u, d in back.select("u", "day").iter_rows()]
+    slots = {(u, one.day, one.slot) for one in lived.rounds for u in one.listeners.tolist()}
+    truth = [  # a visit later on the same day is a return too
+        came[u, d + 1 : d + 8].any() or any((u, d, later) in slots for later in range(slot + 1, 3))
+        for u, d, slot in back.select("u", "day", "slot").iter_rows()
+    ]
     assert back["returned_7d"].to_list() == truth
-    played = np.concatenate([day.session.played.sum(axis=1) for day in lived.days])
+    played = np.concatenate([one.session.played.sum(axis=1) for one in lived.rounds])
     assert table["plays"].drop_nulls().sum() <= played.sum()
 
 
@@ -171,8 +179,8 @@ def test_branches_and_copies_do_not_touch_the_world(lived: World) -> None:
     assert lived.day == before.day
     np.testing.assert_array_equal(lived.state.item, before.item)
     np.testing.assert_array_equal(lived.state.habit, before.habit)
-    assert branch.log().decisions.height == sum(len(day.listeners) for day in branch.days)
-    assert {day.day for day in branch.days} == {before.day, before.day + 1}
+    assert branch.log().decisions.height == sum(len(one.listeners) for one in branch.rounds)
+    assert {one.day for one in branch.rounds} == {before.day, before.day + 1}
 
 
 def test_steer_moves_what_is_played() -> None:
@@ -180,16 +188,16 @@ def test_steer_moves_what_is_played() -> None:
     asked_style, plays = [], []
     policy, rng = world.built_in("random"), np.random.default_rng(0)
     texts = {text: style for style, kinds in enumerate(world.items.phrases[:-1]) for ways in kinds for text in ways}
-    for _ in range(14):
+    while world.day < 14:
         _, known = world.observe()
         slates, log_propensity = policy.choose(known, rng)
         world.act(slates, log_propensity, policy.name)
         for row, text in enumerate(known.steer):
             if text in texts:
                 asked_style.append(world.items.style[slates[row]] == texts[text])
-                plays.append(world.days[-1].session.played[row])
+                plays.append(world.rounds[-1].session.played[row])
     hit, played = np.array(asked_style), np.array(plays)
-    assert 0.05 < len(hit) / sum(len(day.listeners) for day in world.days) < 0.10
+    assert 0.05 < len(hit) / sum(len(one.listeners) for one in world.rounds) < 0.10
     assert played[hit].mean() > played[~hit].mean() + 0.1
 
 
@@ -210,9 +218,9 @@ def test_bad_actions_are_refused_and_change_nothing(slates, log_propensity, says
     good = world.built_in("popularity").choose(known, np.random.default_rng(0))
     with pytest.raises(InputError, match=says):
         world.act(slates(good[0]), log_propensity(good[1]), "bad@1")
-    assert world.day == 0
+    assert world.state.slot == 0
     world.act(*good, "good@1")
-    assert world.day == 1
+    assert world.state.slot == 1
 
 
 def test_a_day_without_visitors_passes() -> None:
