@@ -78,7 +78,7 @@ def test_marginals_of_the_other_worlds(name: str) -> None:
 
 
 def test_messages_are_answered_as_published() -> None:
-    """Direct opens of push messages are 3 to 10% (Airship's benchmarks 2021 and 2023, the upper end in media apps);
+    """Direct opens of push messages are 3 to 10% (Airship's yearly benchmarks, the upper end in media apps);
     2 to 4% of e-mails are clicked, a few more with a fitting list (Mailchimp 2019: opens 21%, clicks 2.6%, and 0.26%
     unsubscribe). Our open brings the visit, so it is held against direct opens and clicks; the margins are ours."""
     other = World(PRESETS["messaging"].with_listeners(2_000), seed=0)
