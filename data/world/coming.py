@@ -11,14 +11,14 @@ In each slot of a day a listener comes with
   & Neal, Psychological Review 2007). A satisfying visit near the usual hour closes a share of what is missing to 1, the
   asymptotic curve of Lally et al. (European Journal of Social Psychology 2010); a context that passes without a visit
   loses a share. Predictable people answer less to nudges (Buyalskaya et al., PNAS 2023; data/world/messages.py).
-* n creators have stuck with the listener: what was discovered is what one comes back for (Maystre et al., Optimizing
-  audio recommendations for the long-term, RecSys 2023).
+* n creators have stuck with the listener: what was discovered is what one comes back for (Maystre, Russo & Zhao,
+  Optimizing audio recommendations for the long-term, 2023).
 * A commute's habit carries over to the rest of the day: podcasts add listening rather than replace it (Li et al., WWW
   2020).
 * Every night one may leave, the less likely the more satisfied and used to it, and stay away but for a small daily
   chance of coming back (the dropout process of Schmittlein, Morrison & Colombo, Management Science 1987; regained
   customers: Thomas, Blattberg & Fox, Journal of Marketing Research 2004).
-* Free listeners buy the subscription when satisfied (Datta, Knox & Bronnenberg, Marketing Science 2018).
+* Free listeners buy the subscription when satisfied (Oestreicher-Singer & Zalmanson, MIS Quarterly 2013, on Last.fm).
 """
 
 from __future__ import annotations

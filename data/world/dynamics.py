@@ -8,7 +8,7 @@ kind. What they play they enjoy as
     e = enjoy_base + enjoy_quality q + enjoy_match m - satiation - exposure_cost exp(-f) - ads + noise
 
 Satiation with the item's style and creator grows with every play and recovers by a share a day (Baucells & Sarin,
-Management Science 2007; Leqi et al., Rebounding Bandits, NeurIPS 2021). Familiarity f counts the good meetings with the
+Operations Research 2007; Leqi et al., Rebounding Bandits, NeurIPS 2021). Familiarity f counts good meetings with the
 creator: a new one costs some enjoyment, and sticks after a few (mere exposure: Zajonc 1968; Bornstein's meta-analysis,
 1989). Free listeners pay with advertising (Huang, Reiley & Riabov 2018, who varied Pandora's). Spoken word fits the
 commute (Li et al., Do podcasts and music compete with one another?, WWW 2020). Enjoyment decides on completing,

@@ -7,8 +7,8 @@ context it is sent into: predictable people answer less to a nudge (Buyalskaya e
 e-mail is a visit; near the usual hour such a visit helps the habit to form as any other does, which is what a nudge can
 do. Every message annoys, more so when irrelevant or in quiet hours (Mehrotra et al., My Phone and Me, CHI 2016);
 annoyance accumulates, wears off by a share a day, costs visits, and raises the hazard of opting out of the channel
-(reactance: Brehm 1966; on frequency, Johnson, Lewis & Nubbemeyer 2017, and LinkedIn's and Duolingo's reports on
-notification fatigue). A dismissed message breaks a part of the habit it interrupts: nagging.
+(reactance: Brehm 1966; notifications that wear off and recover: Yancey & Settles, KDD 2020).
+A dismissed message breaks a part of the habit it interrupts: nagging.
 """
 
 from __future__ import annotations

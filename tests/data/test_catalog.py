@@ -2,7 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from data.catalog import Catalog
+from data.catalog import Catalog, listenable
 from data.errors import InputError
 from data.semantic_ids import CatalogSettings, add_items, build_catalog
 
@@ -67,3 +67,10 @@ def test_versions_tell_catalogs_apart(catalog):
     assert same.version == catalog.version
     assert other.version != catalog.version
     assert add_items(catalog, items_frame(1, first=120)).version != catalog.version
+
+
+def test_slates_are_made_of_all_but_messages_unless_a_log_has_nothing_else() -> None:
+    items = pl.DataFrame({"item_id": ["a", "m", "b"], "kind": ["track", "message", "podcast"]})
+    assert listenable(items)["item_id"].to_list() == ["a", "b"]
+    mail = items.filter(pl.col("kind") == "message")
+    assert listenable(mail).equals(mail)

@@ -28,7 +28,8 @@ def came(world: World) -> np.ndarray:
 # What services publish, and what the world shows under its logging policy. Each range spans what its sources report.
 PUBLISHED = {
     # 1,048,594 sessions on 874,680 reader-days in Globo's news log (one-click sessions left out, so a lower end);
-    # some 220 sessions in two months of Spotify listeners (Hansen et al., CoSeRNN, RecSys 2020) at the upper end.
+    # some 220 sessions in two months of Spotify listeners (Hansen et al., CoSeRNN, RecSys 2020) at the upper end, which
+    # is cited from memory and wants checking; the lower end is the one that binds.
     "sessions per active day": (1.2, 3.6),
     # Lamere (The Skip, 2014, billions of Spotify plays): 48.6% are abandoned before their end, 24% within 5 seconds;
     # by age from about 35% to over 50%.
@@ -78,7 +79,7 @@ def test_marginals_of_the_other_worlds(name: str) -> None:
 
 
 def test_messages_are_answered_as_published() -> None:
-    """Direct opens of push messages are 3 to 10% (Airship's benchmarks 2021 and 2023, the upper end in media apps);
+    """Direct opens of push messages are 3 to 10% (Airship's yearly benchmarks, the upper end in media apps);
     2 to 4% of e-mails are clicked, a few more with a fitting list (Mailchimp 2019: opens 21%, clicks 2.6%, and 0.26%
     unsubscribe). Our open brings the visit, so it is held against direct opens and clicks; the margins are ours."""
     other = World(PRESETS["messaging"].with_listeners(2_000), seed=0)

@@ -60,7 +60,12 @@ def test_same_bytes_in_another_process_with_other_threads() -> None:
         "world = World(PRESETS['clickbait'].with_listeners(1500), 0)\n"
         "world.play(world.built_in('logging'), 4, np.random.default_rng(0))\n"
         "world.play(world.built_in('oracle'), 1, np.random.default_rng(0))\n"
-        "print(hashlib.sha256(world.log().decisions.explode('slate').write_csv().encode()).hexdigest())"
+        "print(hashlib.sha256(world.log().decisions.explode('slate').write_csv().encode()).hexdigest())\n"
+        "world = World(PRESETS['messaging'].with_listeners(300), 0)\n"
+        "world.play(world.built_in('logging'), 3, np.random.default_rng(0))\n"
+        "log = world.log()\n"
+        "told = log.decisions.explode('slate').explode('candidates').write_csv() + log.events.write_csv()\n"
+        "print(hashlib.sha256(told.encode()).hexdigest())"
     )
     found = {
         subprocess.run(
