@@ -80,7 +80,9 @@ def ours(folder: Path, agree: bool) -> dict[str, Any]:
     sys.path.insert(0, str(ROOT))
     from eval.actions import ActionBlock, action_rounds
     from eval.off_policy import OffPolicySettings, off_policy_value
+    from eval.support import SupportSettings
 
+    any_size = SupportSettings(min_effective_users=0)  # a small log is as good to compare on
     log = dict(np.load(folder / "log.npz").items())
     _, new, outcome = models(folder)
 
@@ -99,7 +101,7 @@ def ours(folder: Path, agree: bool) -> dict[str, Any]:
         "clipped": LIMITS["clip"],
     }
     names = ("ips", "snips", "clipped", "dm", "dr", "sndr", "switch_dr", "dros", "sgdr") if agree else ("dr",)
-    settings = OffPolicySettings(names, limits, "asymptotic" if agree else "bootstrap", DRAWS)
+    settings = OffPolicySettings(names, limits, "asymptotic" if agree else "bootstrap", DRAWS, 0, any_size)
     started = time.process_time()
     found = off_policy_value(stream(), settings)
     took = time.process_time() - started
