@@ -38,8 +38,9 @@ def build(
 ) -> bool:
     """Make the artifact `folder` by `make(temporary folder)` unless it is there for the same config, seed and inputs.
 
-    Returns True when it was made, False when it was there. `config` must be JSON. Raises InputError when an input is
-    missing, when the folder was written by another version of Longplay, or when it is there and is no artifact.
+    Returns True when it was made, False when it was there, also where it has grown since (`extend`). `config` must be
+    JSON. Raises InputError when an input is missing, when the folder was written by another version of Longplay, when
+    it is there and is no artifact, and when making it anew would lose what it has grown by.
     """
     folder = Path(folder)
     _recover(folder)
@@ -48,22 +49,28 @@ def build(
         have = manifest(folder)
         if all(have.get(name) == value for name, value in key.items()):
             return False
+        if have.get("added"):
+            parts = ", ".join(name for name, _ in have["added"])
+            fix = "give the settings and source that it began with, or delete the folder to begin anew"
+            raise InputError(f"{folder} has grown since (by {parts}), and making it anew would lose that: {fix}")
     _make(folder, key, make)
     return True
 
 
 def extend(folder: Path, *, source: Path, make: Callable[[Path], None]) -> bool:
-    """Add `source` to the inputs of an artifact that grows: `make(folder)` adds files to it, or replaces some.
+    """Add `source` to an artifact that grows: `make(folder)` adds files to it, or replaces some.
 
-    `make` gets a copy of the artifact whose files are hard links to the old ones: it must never write into one, only
-    rename another over it. Returns False, and makes nothing, when the artifact has an input of the same bytes already.
-    Raises InputError when there is no such artifact or no such source.
+    The manifest says under "added" what came after the inputs it was built with. `make` gets a copy of the artifact
+    whose files are hard links to the old ones: it must never write into one, only rename another over it. Returns
+    False, and makes nothing, when the artifact has an input of the same bytes already. Raises InputError when there is
+    no such artifact or no such source.
     """
     folder = Path(folder)
     _recover(folder)
     have = manifest(folder)
     new = [Path(source).name, fingerprint(source)]
-    if any(new[1] == old for _, old in have["inputs"]):
+    added = have.get("added", [])
+    if any(new[1] == old for _, old in [*have["inputs"], *added]):
         return False
 
     def grow(temporary: Path) -> None:
@@ -72,8 +79,8 @@ def extend(folder: Path, *, source: Path, make: Callable[[Path], None]) -> bool:
             _link(folder / name, temporary / name)
         make(temporary)
 
-    key = {name: have[name] for name in ("format_version", "config", "seed")}
-    _make(folder, key | {"inputs": [*have["inputs"], new]}, grow, known=have["outputs"])
+    key = {name: have[name] for name in ("format_version", "config", "seed", "inputs")}
+    _make(folder, key | {"added": [*added, new]}, grow, known=have["outputs"])
     return True
 
 
@@ -115,11 +122,11 @@ def _link(old: Path, new: Path) -> None:
 
 
 def holds(folder: Path, config: Mapping[str, object], source: Path) -> bool:
-    """Whether `folder` is an artifact of this config that was extended and has `source` among its inputs."""
+    """Whether `folder` is an artifact of this config that has grown by `source`."""
     if not Path(folder).is_dir():
         return False
     have = manifest(folder)
-    return have["config"] == dict(config) and fingerprint(source) in [old for _, old in have["inputs"]]
+    return have["config"] == dict(config) and fingerprint(source) in [old for _, old in have.get("added", [])]
 
 
 def manifest(folder: Path) -> dict[str, Any]:

@@ -8,23 +8,15 @@ from data.visits import Visits
 def reachable(seen: Visits) -> pl.DataFrame:
     """Per decision row: reachable_28 and unreachable_reason ("opt_out", "bounce", "dormant"; null: reachable).
 
-    Reach is a state at the end of local day D + 28, not a count of visits, so an opt-out in the decision's own session
-    counts too. The earlier of opt-out and bounce is the reason; a user who did neither and did not visit on any of the
-    28 days is dormant.
+    reachable_28: whether the user, at the end of local day D + 28, has neither opted out nor bounced and has visited on
+    one of the 28 days. It is a state: an opt-out counts whenever it was, before the decision too. The earlier of
+    opt-out and bounce is the reason; a user who did neither and did not visit is dormant.
     """
-    rows = seen.decisions.select("row", "user", "time", "day", "closes_28").sort("time")
-    for action in ("opt_out", "bounce"):
-        events = seen.events.filter(pl.col("action") == action).select("user", pl.col("time").alias(action))
-        rows = rows.join_asof(
-            events.sort(action),
-            left_on="time",
-            right_on=action,
-            by="user",
-            strategy="forward",
-            allow_exact_matches=False,
-            check_sortedness=False,
-            coalesce=False,
-        ).with_columns(pl.when(pl.col(action) < pl.col("closes_28")).then(action).alias(action))
+    gone = seen.events.group_by("user").agg(
+        pl.col("time").filter(pl.col("action") == action).min().alias(action) for action in ("opt_out", "bounce")
+    )
+    rows = seen.decisions.select("row", "user", "day", "closes_28").join(gone, on="user", how="left")
+    rows = rows.with_columns(pl.when(pl.col(a) < pl.col("closes_28")).then(a).alias(a) for a in ("opt_out", "bounce"))
     visit = (
         rows.select("row", "user", "day")
         .sort("day")

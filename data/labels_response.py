@@ -29,10 +29,38 @@ def responses(seen: Visits) -> pl.DataFrame:
     return labels.with_columns(pl.col(*RESPONSES).fill_null(0))
 
 
+ENDS = ("complete", "skip")
+"""Reactions that end a listening: what comes after them is another one."""
+
+
+def listenings(events: pl.DataFrame) -> pl.DataFrame:
+    """user, time, seconds of every listening in `events` (as in `data.visits.Visits`) that says how long it was.
+
+    One begins with a play, or with whatever follows the end of the one before, within a session, decision and item.
+    """
+    same = ["user", "session", "decision", "item"]
+    heard = events.filter(pl.col("item").is_not_null()).sort(*same, "time", maintain_order=True)
+    other = pl.any_horizontal(pl.col(name).ne_missing(pl.col(name).shift()) for name in same).fill_null(True)
+    first = pl.int_range(pl.len()) == 0
+    again = (pl.col("action") == "play") | pl.col("action").shift().is_in(ENDS).fill_null(False)
+    return (
+        heard.with_columns(listening=(first | other | again).cum_sum())
+        .group_by("listening", maintain_order=True)
+        .agg(pl.col("user", "time").first(), pl.col("seconds").max())
+        .filter(pl.col("seconds") > 0)
+        .drop("listening")
+    )
+
+
 def minutes(seen: Visits) -> pl.DataFrame:
-    """Per decision row: minutes_1d, played from the decision on, its own session included, to the end of day D + 1."""
+    """Per decision row: minutes_1d, played from the decision on, its own session included, to the end of day D + 1.
+
+    What counts is when a listening began. A play and the complete or skip that ends it may both say how long it was,
+    which is counted once; playing an item again is another listening.
+    """
     total = (
-        seen.interactions.filter(pl.col("seconds") > 0)
+        listenings(seen.events)
+        .sort("user", "time")
         .select("user", played="time", total=pl.col("seconds").cast(pl.Float64).cum_sum().over("user"))
         .sort("played", maintain_order=True)
     )

@@ -116,7 +116,9 @@ class OutcomeSettings:
             for word in words:
                 if word not in known:
                     raise InputError(f"{name}: {word!r} is not known: choose from {', '.join(known)}")
-        if not self.gap_minutes > 0:
+        if not 0 < self.carried_share < 1:
+            raise InputError(f"carried_share: {self.carried_share} is no share of a log: give one between 0 and 1")
+        if not 0 < self.gap_minutes < 1e6:
             raise InputError(f"gap_minutes: {self.gap_minutes} ends no session: give the minutes of silence that do")
 
 

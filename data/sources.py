@@ -34,6 +34,7 @@ PACKED = (".gz", ".zst")
 CONNECT_SECONDS = 10
 QUERY_SECONDS = 600
 DESCRIPTION = "log.yaml"
+MAY_BE_EMPTY = {("items", "title")}  # everywhere else an empty text says that there is none
 _KEYS = {"file": (), "duckdb": ("query",), "postgresql": ("query",), "dataset": ("split",)}
 
 Table = tuple[pl.DataFrame, pl.DataFrame]
@@ -123,7 +124,8 @@ def typed(frame: pl.DataFrame, table: str, source: str, broken: pl.Series | None
     columns = []
     for name, found in frame.schema.items():
         if found != pl.String or name not in wanted or wanted[name] == pl.String:
-            columns.append(pl.col(name).replace("", None) if found == pl.String else pl.col(name))
+            column = pl.col(name).replace("", None) if found == pl.String else pl.col(name)
+            columns.append(column.fill_null("") if (table, name) in MAY_BE_EMPTY else column)
             continue
         text = pl.col(name).str.strip_chars().replace("", None)
         read = _read(text, wanted[name])
@@ -150,9 +152,21 @@ def _read(text: pl.Expr, wanted: pl.DataType) -> pl.Expr:
         inner = pl.Float64 if wanted.inner == pl.Float32 else pl.String
         array = text.str.starts_with("[")
         words = pl.when(array).then(None).otherwise(text).str.split("|")
-        listed = pl.when(array & text.str.ends_with("]")).then(text).str.json_decode(pl.List(inner))
-        return pl.coalesce(listed, words.cast(pl.List(inner), strict=False))
+        kind = pl.List(inner)
+        listed = pl.when(array).then(text).map_elements(_array, return_dtype=pl.List(pl.String), skip_nulls=True)
+        return pl.coalesce(listed.cast(kind, strict=False), words.cast(kind, strict=False))
     return text.cast(wanted, strict=False)
+
+
+def _array(text: str) -> list[str] | None:
+    """A JSON array's values as text; None where it is none. One by one: a broken array must cost its own row only."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, list):
+        return None
+    return [value for value in map(_as_text, found) if value is not None]
 
 
 def _meaning(wanted: pl.DataType) -> str:
@@ -195,9 +209,10 @@ def _json_lines(path: Path) -> tuple[pl.DataFrame, pl.Series]:
 
 
 def _as_text(value: object) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value)
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.encode(errors="replace").decode()  # half of a character, which JSON can spell and UTF-8 cannot
 
 
 def _from_duckdb(path: Path, query: str) -> pl.DataFrame:
@@ -246,7 +261,7 @@ def _from_dataset(name: str, split: str, beside: Path) -> pl.DataFrame:
     place = str(beside / name) if (beside / name).exists() else name
     try:
         found = datasets.load_dataset(place, split=split)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         why = str(error).splitlines()[0]
         raise InputError(f"dataset {name!r}, split {split!r}: cannot be loaded ({why}): check name and split") from None
     frame = found.to_polars()

@@ -11,7 +11,7 @@ compared with what was really shown (ABPO).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -33,7 +33,7 @@ from policy.moves import MOVES
 from policy.presets import Preset
 from policy.slate_reward import SlateReward
 from policy.training import adapter, machine_arguments, with_progress, write_metrics
-from policy.watch import HeldOut, KLTarget, Watch, WatchSettings, train_watched
+from policy.watch import HeldOut, KLTarget, Watch, WatchSettings, check_kl_target, train_watched
 
 METHODS = ("grpo", "rloo")
 REFERENCE = "ref"  # what TRL calls its copy of the adapter that training starts from
@@ -60,6 +60,7 @@ class GroupSettings:
             raise InputError(f"unknown method {self.method!r}: choose one of {', '.join(METHODS)}")
         if self.group < 2:
             raise InputError(f"a group of {self.group}: a slate is compared with others of its group, give 2 or more")
+        check_kl_target(self.kl_target)
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,18 @@ def group_config(
     model's own `generation_config` is never asked.
     """
     kind = GRPOConfig if method == "grpo" else RLOOConfig
+    strangers = sorted(set(changed) - {field.name for field in fields(kind)})
+    if strangers:
+        raise InputError(
+            f"{strangers[0]}: TRL's {kind.__name__} has no such argument; leave it out, or change --method"
+        )
+    if changed.get("temperature", 1.0) != 1.0:
+        raise InputError("temperature: slates are drawn at 1, as they will be served; leave it out")
+    batch = int(changed.get("per_device_train_batch_size", preset.grpo_batch))
+    if batch % settings.group:
+        raise InputError(
+            f"a batch of {batch} slates is not made of groups of {settings.group}: change --group or the batch"
+        )
     per_method: dict[str, Any] = {"scale_rewards": "group", "loss_type": "grpo"} if method == "grpo" else {}
     return kind(
         **{

@@ -172,7 +172,8 @@ class LegalSlateModel(PreTrainedModel):
             if temperature == 0:
                 choice = log_probs.argmax(-1, keepdim=True)
             else:
-                choice = torch.multinomial(log_probs.exp(), 1, generator=generator)
+                where = device if generator is None else generator.device  # the same luck on every device
+                choice = torch.multinomial(log_probs.exp().to(where), 1, generator=generator).to(device)
             total += log_probs.gather(1, choice).squeeze(1)
             tokens = torch.cat([tokens, choice + first], 1)
             if keep_steps:

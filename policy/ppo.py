@@ -28,7 +28,7 @@ from policy.checkpoint import load_speaker, save_adapter
 from policy.presets import Preset
 from policy.slate_reward import RewardModule, SlateReward
 from policy.training import adapter, machine_arguments, with_progress, write_metrics
-from policy.watch import HeldOut, KLTarget, Watch, WatchSettings, train_watched
+from policy.watch import HeldOut, KLTarget, Watch, WatchSettings, check_kl_target, train_watched
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 from trl.experimental.ppo import PPOConfig, PPOTrainer
@@ -45,6 +45,9 @@ class PPOSettings:
     watch: WatchSettings = field(default_factory=WatchSettings)
     kl_target: float | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_kl_target(self.kl_target)
 
 
 class Critic(nn.Module):

@@ -21,6 +21,7 @@ from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_s
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from data.errors import InputError
 from data.histories import Contexts, Decisions, Histories, contexts
 from policy.beam import likeliest_items
 from policy.checkpoint import Speaker
@@ -189,6 +190,14 @@ class KLTarget(TrainerCallback):
         else:
             return
         self.steer(1 + KL_STEP * float(np.clip(kl / self.target - 1, -0.2, 0.2)))
+
+
+def check_kl_target(target: float | None) -> None:
+    """Raises InputError for a divergence that cannot be steered to."""
+    if target is not None and not 0 < target < float("inf"):
+        raise InputError(
+            f"kl_target {target}: give nats per slate above 0, or 0 on the command line for a fixed penalty"
+        )
 
 
 def train_watched(trainer: Trainer, watch: Watch | None) -> None:

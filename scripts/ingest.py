@@ -16,10 +16,11 @@ from pathlib import Path
 from rich.console import Console
 from trl import TrlParser
 
-from data.artifacts import build, extend, holds, run_lock
+from data.artifacts import build, extend, holds, manifest, run_lock
 from data.errors import InputError, exit_on_input_error
 from data.ingest import StoreSettings, append, write_store
 from data.readers import READERS
+from data.sessions import GAP_MINUTES
 from data.store import LogStore
 
 
@@ -37,6 +38,9 @@ class IngestArguments:
         default=0,
         metadata={"help": "files to spread users over; 0: one per 400,000 events. Say more where more is to come"},
     )
+    gap_minutes: float = field(
+        default=GAP_MINUTES, metadata={"help": "silence that ends a session, where the log has no session ids"}
+    )
     append: bool = field(default=False, metadata={"help": "add to the log that is there instead of making a new one"})
 
 
@@ -47,15 +51,25 @@ def stage(args: IngestArguments) -> bool:
         raise InputError(f"unknown reader {args.reader!r}: choose one of {', '.join(READERS)}")
     if args.buckets < 0:
         raise InputError(f"--buckets {args.buckets}: give a number of files, or 0 for as many as the log needs")
+    if not 0 < args.gap_minutes < 1e6:
+        raise InputError(f"--gap_minutes {args.gap_minutes}: give the minutes of silence that end a session")
     if not args.logs or not source.exists():
         raise InputError(f"no log at {args.logs!r}: give its path with --logs")
 
     read, folder = READERS[args.reader], Path(args.run) / "logs"
-    config = {"reader": args.reader, "slate_size": args.slate_size, "buckets": args.buckets}
+    # A store keeps the number of buckets that it was made with, unless another one is asked for.
+    before = manifest(folder)["config"].get("buckets", 0) if folder.is_dir() else 0
+    buckets = args.buckets or before
+    config = {
+        "reader": args.reader,
+        "slate_size": args.slate_size,
+        "buckets": buckets,
+        "gap_minutes": args.gap_minutes,
+    }
     if args.append and folder.is_dir():
         made = extend(folder, source=source, make=lambda place: append(read(source), place, source=str(source)))
     else:
-        settings = StoreSettings(buckets=args.buckets or None, slate_size=args.slate_size)
+        settings = StoreSettings(buckets or None, gap_minutes=args.gap_minutes, slate_size=args.slate_size)
         made = not holds(folder, config, source) and build(
             folder,
             config=config,

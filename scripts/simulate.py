@@ -22,7 +22,7 @@ from rich.progress import track
 from rich.table import Table
 from trl import TrlParser
 
-from data.artifacts import build
+from data.artifacts import build, manifest
 from data.errors import InputError, exit_on_input_error
 from data.ingest import write_store
 from data.world import PRESETS, World, burned_in, paired
@@ -65,9 +65,13 @@ def stage(args: SimulateArguments) -> bool:
             world.play(policy, 1, rng)
         write_store(world.log(), folder, source=f"world {args.world}")
 
+    logs = Path(args.run) / "logs"
+    if logs.is_dir() and "reader" in (config := manifest(logs)["config"]):
+        fix = f"give it with --logs and --reader {config['reader']}, or choose another run name"
+        raise InputError(f"{logs} is a log that was brought in, not simulated: {fix}")
     preset = json.loads(json.dumps(asdict(PRESETS[args.world]), default=str))
     config = {"world": args.world, "listeners": args.listeners, "days": args.days, "preset": preset}
-    return build(Path(args.run) / "logs", config=config, inputs=[], seed=args.world_seed, make=make)
+    return build(logs, config=config, inputs=[], seed=args.world_seed, make=make)
 
 
 def print_truth(args: SimulateArguments) -> None:

@@ -42,7 +42,12 @@ def stage(args: WeightedArguments, given: SFTConfig | None = None) -> bool:
 
     return build(
         run.folder / "policy" / args.name,
-        config={"preset": preset.training("sft"), "settings": asdict(settings), "reward": args.reward, "trl": changed},
+        config={
+            "preset": preset.training("sft") | {"ppo_lr": preset.ppo_lr},
+            "settings": asdict(settings),
+            "reward": args.reward,
+            "trl": changed,
+        },
         inputs=[*run.inputs, base, run.folder / "rewards" / args.reward],
         seed=args.model_seed,
         make=make,

@@ -206,26 +206,12 @@ def _sticky_days(
     return labels.fillna(0).astype(int)
 
 
-def _next_of(decisions: pd.DataFrame, events: pd.DataFrame, when: str) -> pd.Series:
-    """The first `when` of `events` after each decision."""
-    found = pd.merge_asof(
-        decisions[["row", "user_id", "time"]].sort_values("time"),
-        events[["user_id", when]].sort_values(when),
-        left_on="time",
-        right_on=when,
-        by="user_id",
-        direction="forward",
-        allow_exact_matches=False,
-    )
-    return found.set_index("row")[when]
-
-
 def _reach(decisions: pd.DataFrame, events: pd.DataFrame, visits: pd.DataFrame) -> pd.DataFrame:
     decided = decisions.set_index("row")
     left = {}
     for action in ("opt_out", "bounce"):
-        done = events[events["action"] == action].rename(columns={"time": action})
-        moment = _next_of(decisions, done, action).reindex(decided.index)
+        first = events[events["action"] == action].groupby("user_id")["time"].min()
+        moment = decided["user_id"].map(first)
         left[action] = moment.where(moment < decided["closes_28"])
     days = visits[["user_id", "day"]].drop_duplicates().rename(columns={"day": "visit"}).sort_values("visit")
     tomorrow = decisions[["row", "user_id", "day"]].assign(tomorrow=decisions["day"] + _DAY).sort_values("tomorrow")
@@ -270,7 +256,13 @@ def _responses(decisions: pd.DataFrame, events: pd.DataFrame) -> pd.DataFrame:
 
 
 def _minutes(decisions: pd.DataFrame, events: pd.DataFrame) -> pd.DataFrame:
-    played = _interactions(events)
+    same = ["user_id", "session", "decision_id", "item_id"]
+    played = events.dropna(subset="item_id").sort_values([*same, "time"], kind="stable")
+    other = (played[same].fillna("") != played[same].fillna("").shift()).any(axis=1)
+    begins = other | (played["action"] == "play") | played["action"].shift().isin(["complete", "skip"])
+    played = played.groupby(begins.cumsum()).agg(
+        user_id=("user_id", "first"), time=("time", "first"), seconds=("seconds", "max")
+    )
     played = played[played["seconds"] > 0].sort_values("time", kind="stable")
     played["total"] = played.groupby("user_id")["seconds"].transform(lambda s: s.astype("float64").cumsum())
     upto = {}

@@ -100,7 +100,7 @@ def outcomes_of_user(
         reasons = []
         for action in ("opt_out", "bounce"):
             reasons += [(e["time"], action == "bounce", action) for s in sessions for e in s if e["action"] == action]
-        reasons = sorted(r for r in reasons if t < r[0] < closes[28])
+        reasons = sorted(r for r in reasons if r[0] < closes[28])
         dormant = not any(ahead)
         row["unreachable_reason"] = reasons[0][2] if reasons else ("dormant" if dormant else None)
         row["reachable_28"] = row["unreachable_reason"] is None
@@ -126,7 +126,7 @@ def outcomes_of_user(
             "skips": "skip",
         }.items():
             row[label] = len({e["item_id"] for e in mine if e["action"] == action})
-        row["minutes_1d"] = minutes(sessions, t, closes[1], zone)
+        row["minutes_1d"] = minutes(sessions, t, closes[1])
         matured = closes | {0: closes[1] if at is None else max(sessions[at][-1]["time"], t) + GAP}
         for label, window in LABEL_WINDOWS.items():
             if matured[window] > end:
@@ -185,13 +185,16 @@ def sticky(
     return len(days)
 
 
-def minutes(sessions: list[list[Row]], t: datetime, closes: datetime, zone: ZoneInfo) -> float:
-    """Minutes played of what was begun from `t` to before `closes`; events of one sitting with an item count once."""
-    longest: dict[tuple[int, str | None, str, date], tuple[datetime, float]] = {}
+def minutes(sessions: list[list[Row]], t: datetime, closes: datetime) -> float:
+    """Minutes played of what was begun from `t` to before `closes`: a play and what ends it are one listening."""
+    heard: dict[tuple[int, str | None, str], list[list[Row]]] = defaultdict(list)
     for i, session in enumerate(sessions):
         for e in session:
             if e["item_id"]:
-                key = (i, e["decision_id"], e["item_id"], e["time"].astimezone(zone).date())
-                began, seconds = longest.get(key, (e["time"], 0.0))
-                longest[key] = (began, max(seconds, e["seconds"] or 0.0))
-    return sum(seconds for began, seconds in longest.values() if t <= began < closes) / 60
+                listenings = heard[i, e["decision_id"], e["item_id"]]
+                over = bool(listenings) and listenings[-1][-1]["action"] in ("complete", "skip")
+                if not listenings or e["action"] == "play" or over:
+                    listenings.append([])
+                listenings[-1].append(e)
+    spans = [(one[0]["time"], max(e["seconds"] or 0.0 for e in one)) for all_ in heard.values() for one in all_]
+    return sum(seconds for began, seconds in spans if t <= began < closes) / 60

@@ -131,8 +131,12 @@ def test_an_extended_artifact_is_whole_or_as_it_was(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["0.txt", "manifest.json"]
     assert extend(folder, source=sources[1], make=add)
     assert (folder / "0.txt").stat().st_ino == first  # linked, not copied
-    assert [name for name, _ in manifest(folder)["inputs"]] == ["a.txt", "b.txt"]
+    assert [name for name, _ in manifest(folder)["inputs"]] == ["a.txt"]
+    assert [name for name, _ in manifest(folder)["added"]] == ["b.txt"]
     assert set(manifest(folder)["outputs"]) == {"0.txt", "1.txt"}
     assert not extend(folder, source=sources[0], make=fail)
     assert holds(folder, {}, sources[1])
     assert not holds(folder, {"reader": "other"}, sources[1])
+    assert not build(folder, config={}, inputs=sources[:1], seed=0, make=fail)  # it is what it was, and more
+    with pytest.raises(InputError, match=r"has grown since \(by b\.txt\), and making it anew would lose that"):
+        build(folder, config={"other": 1}, inputs=sources[:1], seed=0, make=fail)

@@ -283,6 +283,28 @@ def test_regularity_is_1_at_fixed_hours_and_about_0_at_random_ones_however_often
         assert table["regularity_28"].mean() == pytest.approx(0, abs=0.03), often
 
 
+def test_minutes_are_of_listenings_whatever_the_clock_says_and_however_often() -> None:
+    """A play and the complete that ends it are one, past midnight too; the same item again is another."""
+    late = datetime(2024, 5, 1, 23, 58, tzinfo=UTC)
+    end = late + timedelta(days=9)
+    for began in (late, late.replace(hour=12)):
+        play = visit("u", began, "d") | {"seconds": 240.0}
+        done = visit("u", began + timedelta(minutes=4), "d", "complete") | {"seconds": 240.0}
+        assert one([play, done], [decide("u", began, "d")], end)["minutes_1d"] == pytest.approx(4)
+    noon = late.replace(hour=12)
+    often = [visit("u", noon + timedelta(minutes=5 * k), "d", "complete") | {"seconds": 240.0} for k in range(10)]
+    assert one(often, [decide("u", noon, "d")], end)["minutes_1d"] == pytest.approx(40)
+
+
+def test_whoever_opted_out_is_not_reachable_whatever_comes_after() -> None:
+    t = datetime(2024, 5, 10, 9, tzinfo=UTC)
+    left = visit("u", t - timedelta(days=5), action="opt_out")
+    row = one(
+        [left, visit("u", t, "d"), visit("u", t + timedelta(days=3))], [decide("u", t, "d")], t + timedelta(days=40)
+    )
+    assert (row["reachable_28"], row["unreachable_reason"]) == (False, "opt_out")
+
+
 def test_sticky_days_count_returns_to_a_creator_first_met_here() -> None:
     t = datetime(2024, 5, 1, 9, tzinfo=UTC)
     back = [visit("u", t + timedelta(days=k), item="i4") for k in (2, 3, 3.3, 30)]  # i3 and i4 share a creator

@@ -112,6 +112,27 @@ def test_a_row_that_cannot_be_read_costs_that_row_only(tmp_path: Path) -> None:
     ]
 
 
+def test_a_broken_list_costs_its_row_and_an_empty_title_nothing(tmp_path: Path) -> None:
+    lines = [
+        "item_id,kind,title,tags",
+        "a,track,,[live]",
+        'b,track,,"[""x"", ""y""]"',
+        "c,track,,p|q",
+        "d,track,,[oops",
+    ]
+    (tmp_path / "items.csv").write_text("\n".join(lines) + "\n")
+    frame, rejected = read_file(tmp_path / "items.csv", "items")
+    assert frame["tags"].to_list() == [["x", "y"], ["p", "q"]]
+    assert frame["title"].to_list() == ["", ""]
+    assert rejected.rows() == [("items", 0, "tags is not a list"), ("items", 3, "tags is not a list")]
+    (tmp_path / "items.jsonl").write_text(
+        '{"item_id": "a", "kind": "track", "title": "\\ud83d"}\n{"item_id": "b", "kind": "track", "title": "B"}\n'
+    )
+    frame, rejected = read_file(tmp_path / "items.jsonl", "items")
+    assert frame["item_id"].to_list() == ["a", "b"]
+    assert rejected.is_empty()
+
+
 def test_a_rejected_row_is_named_by_its_place_in_the_source(tmp_path: Path) -> None:
     """Also one that is found out only after rows before it were left out."""
     folder = tmp_path / "log"
