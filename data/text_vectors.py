@@ -7,6 +7,7 @@ placed a catalog is written into it, and items that come later are placed by the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -130,8 +131,13 @@ def _read(texts: list[str], model: Mapping[str, npt.NDArray[Any]]) -> Floats:
 
 def _encoded(texts: list[str]) -> Iterator[Floats]:
     """(n, 256) float32, block by block."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
     import wordllama
 
+    # Its import sets the root logger to tell everything that every library says: put it back.
+    root.handlers[:] = handlers
+    root.setLevel(level)
     # The weights lie in the package, where it looks for them only when that is called its cache.
     encoder = wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
     for start in range(0, len(texts), _BLOCK):

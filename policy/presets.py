@@ -64,7 +64,7 @@ class Preset:
     grpo_lr: float = 5e-4
     ranking_cases: int = 1_000
     rollout_listeners: int = 500
-    off_policy_rounds: int = 1_500
+    off_policy_rounds: int = 900
     bfloat16: bool = False
 
     def training(self, method: str) -> dict[str, Any]:

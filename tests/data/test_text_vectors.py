@@ -1,5 +1,7 @@
 """Words as vectors: what is said alike lies together, and what comes later is placed where it would have been."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +87,16 @@ def test_a_catalog_goes_on_with_the_encoder_that_made_it(encoder: str, tmp_path:
     theme = np.arange(48) % 12 // 4
     nearest = (grown.embeddings[36:] @ grown.embeddings[:36].T).argmax(1)
     assert (theme[nearest] == theme[36:]).mean() > 0.9
+
+
+def test_reading_words_leaves_the_logging_of_others_alone() -> None:
+    pytest.importorskip("wordllama")
+    code = (
+        "import logging; from tests.data.test_text_vectors import items; from data.text_vectors import fit_text;"
+        "fit_text(items(), 'wordllama', 8, 100, 0); logging.getLogger('anybody').info('not asked for')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert "not asked for" not in done.stderr
 
 
 @pytest.mark.parametrize("encoder", ["tf-idf", "auto"])
