@@ -2,8 +2,11 @@
 
     python scripts/evaluate.py --run runs/demo
     python scripts/evaluate.py --run runs/demo-smollm2 --compare runs/demo
+    python scripts/evaluate.py --log my-log --slate_probabilities policies.parquet --out reports/mine
 
 In a simulated world the policies are played to fresh listeners; on a real log, what only a world can know is left out.
+The third form needs no run and no model of ours: a log and, per logged decision, every policy's log-probability of the
+logged slate (`eval/slate_probabilities.py`). --log is a log store or anything that --reader reads.
 """
 
 from __future__ import annotations
@@ -26,10 +29,11 @@ from data.artifacts import build, fingerprint, manifest
 from data.catalog import QUALITY, Catalog
 from data.errors import InputError, exit_on_input_error
 from data.histories import Contexts
+from data.readers import READERS
 from data.world import PRESETS, LoggingPolicy, World
 from eval.habit import habit_section
 from eval.report import make_report
-from eval.report.inputs import Comparison, IdLevel, Missing, ReportInputs, WorldSection
+from eval.report.inputs import Comparison, IdLevel, ReportInputs, WorldSection
 from eval.report.summary import print_summary
 from eval.rollout import Rollout
 from eval.sections import (
@@ -45,6 +49,7 @@ from eval.sections import (
 from eval.world_section import world_portrait
 from policy.checkpoint import Speaker, load_speaker
 from rewards.model import RewardModel
+from scripts.log_report import LogReportArguments, log_report, missing
 from scripts.opened import ModelArguments, Opened, open_run
 
 OUTCOMES_BY_CHOICE = (
@@ -60,6 +65,19 @@ class EvaluateArguments(ModelArguments):
 
     compare: str | None = field(default=None, metadata={"help": "another run whose report is put beside this one"})
     eval_seed: int = field(default=0, metadata={"help": "seed of samples and draws"})
+    log: str | None = field(default=None, metadata={"help": "a log store, or a log to read, instead of a run"})
+    reader: str = field(default="longplay", metadata={"help": f"how to read the log: {', '.join(READERS)}"})
+    slate_probabilities: str | None = field(
+        default=None, metadata={"help": "Parquet or CSV: decision_id and a column of log-probabilities per policy"}
+    )
+    outcome: str | None = field(
+        default=None, metadata={"help": "the outcome to be valued; left out: active_days_7, or the first there is"}
+    )
+    since: str | None = field(
+        default=None,
+        metadata={"help": "value decisions from this day on (2026-03-01, UTC): those before were learned from"},
+    )
+    out: str | None = field(default=None, metadata={"help": "with --log: the folder of the report"})
 
 
 class Clock:
@@ -171,7 +189,7 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
         habit=habit,
         portrait=portrait,
         slates=slates,
-        missing=missing(run),
+        missing=missing(run.store, run.folder / "outcomes"),
         comparison=comparison(other, others),
         timing=stage_seconds(run.folder) | {f"report: {name}": seconds for name, seconds in clock.seconds.items()},
         manifest={"logs": {key: origin[key] for key in ("config", "seed")}, "packages": origin["packages"]},
@@ -193,28 +211,6 @@ def stage_seconds(run: Path) -> dict[str, float]:
     return {path.relative_to(run).as_posix(): float(manifest(path)["wall_seconds"]) for path in made}
 
 
-def missing(run: Opened) -> list[Missing]:
-    """What the log does not have, as its reader and its labels say."""
-    gaps = []
-    if run.store.organic:
-        gaps.append(
-            Missing(
-                "impressions",
-                "The log says what was played, not what was shown: the items of a session stand for its slate, so an "
-                "advantage here compares sessions, not decisions of a product.",
-            )
-        )
-        gaps.append(
-            Missing(
-                "propensities",
-                "Nobody wrote down how likely a slate was to be shown, so off-policy values are refused, not guessed.",
-            )
-        )
-    gaps += [Missing(what, why) for what, why in run.store.notes.items() if what not in ("impressions", "propensities")]
-    left_out = json.loads((run.folder / "outcomes" / "outcomes.json").read_text())["left_out"]
-    return gaps + [Missing(label, f"Left out: {why}.") for label, why in left_out.items()]
-
-
 def comparison(other: Path | None, rollout: Rollout | None) -> Comparison | None:
     """The other run's report, if one is to be put beside this one, and its policies on this run's listeners."""
     if other is None:
@@ -225,8 +221,14 @@ def comparison(other: Path | None, rollout: Rollout | None) -> Comparison | None
 
 def main() -> None:
     (args,) = TrlParser((EvaluateArguments,)).parse_args_and_config()
-    stage(args)
-    reports = Path(args.run) / "reports"
+    if args.log is not None:
+        asked = LogReportArguments(
+            args.log, args.reader, args.slate_probabilities, args.outcome, args.since, args.out, args.eval_seed
+        )
+        reports = log_report(asked)
+    else:
+        stage(args)
+        reports = Path(args.run) / "reports"
     print_summary(json.loads((reports / "report.json").read_text()), Console(), reports / "index.html")
 
 

@@ -196,7 +196,8 @@ def of_log(report: Report) -> Answer:
                 f"the transition count's {percent(theirs)}.",
             )
         )
-    reasons = [missing["consequence"] for missing in report.get("missing", [])][:2]  # the page has the others
+    reasons = refused(report)
+    reasons += [missing["consequence"] for missing in report.get("missing", [])][:2]  # the page has the others
     if reasons:
         points.append(point("Why not more", " ".join(reasons)))
     points.append(
@@ -206,11 +207,24 @@ def of_log(report: Report) -> Answer:
             "probabilities; the next report can then say.",
         )
     )
-    headline = (
-        "This log cannot say what another policy would change; it shows how well return is foreseen and what each "
-        "policy would play."
-    )
+    headline = "This log cannot say what another policy would change"
+    shown = ["how well return is foreseen"] if heads else []
+    shown += ["what each policy would play"] if report.get("slates") else []
+    headline += f"; it shows {' and '.join(shown)}." if shown else "."
     return {"headline": headline, "verdict": "unknown", "policy": None, "points": points}
+
+
+def refused(report: Report) -> list[str]:
+    """Why the first of the refused has no off-policy value; a log without propensities says so among `missing`."""
+    if any(missing["what"] == "propensities" for missing in report.get("missing", [])):
+        return []
+    found = report.get("ope_about", {}).get("support", {})
+    reasons = [
+        f"{policy_style(name).label}: {s['refused']}."
+        for name, s in found.items()
+        if s["refused"] and name != "logging"
+    ]
+    return reasons[:1]
 
 
 def first_supported(estimates: Report) -> Report | None:
