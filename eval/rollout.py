@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.progress import Progress
 
 from data.errors import InputError
@@ -41,13 +42,15 @@ class Rollout:
     """Per-listener truth of every policy in one world.
 
     metrics: policy -> metric -> (U,) float64, the same people in the same order; nan = undefined for that listener
-    (plays per session of somebody who never came). exposure: policy -> what it showed.
+    (plays per session of somebody who never came). exposure: policy -> what it showed. segments: (U,) of the listeners
+    on the evening from which all policies go on, places in `rewards.segments.SEGMENTS`; None = not looked up.
     """
 
     metrics: Mapping[str, Mapping[str, Floats]]
     seed: int
     settings: RolloutSettings = field(default_factory=RolloutSettings)
     exposure: Mapping[str, Exposure] = field(default_factory=dict)
+    segments: NDArray[np.int8] | None = None
 
 
 def play(

@@ -22,16 +22,27 @@ from data.catalog import Catalog
 from data.histories import Contexts, Decisions, Histories, contexts
 from data.outcomes import matured_at, read_outcomes
 from data.schema import ACTIONS
-from data.world import PRESETS, World, burned_in
+from data.world import PRESETS, World
 from eval.diagnostics import Check, placebo
-from eval.exposure import of_slates
+from eval.exposure import Exposure, of_slates
+from eval.fairness import (
+    TENTHS,
+    consumption,
+    creator_tenths,
+    gains_by_segment,
+    kind_shares,
+    people_by_segment,
+    segments_at,
+    shares,
+)
 from eval.off_policy import OffPolicySettings, OffPolicyValue, off_policy_value
 from eval.ranking import RankingSettings, evaluate_ranking, floors, next_item_targets
 from eval.report.inputs import (
-    ExposureSection,
+    FairnessSection,
     HeadQuality,
     ListenerSlates,
     OffPolicySection,
+    ParetoSection,
     RankingSection,
     Reliability,
     RewardSection,
@@ -44,11 +55,14 @@ from eval.slates import logged_by, plackett_luce_positions, plackett_luce_prefix
 from policy.agent import LanguageModelPolicy, position_log_probs, slate_log_probs, top_items
 from policy.checkpoint import Speaker
 from rewards.model import RewardModel
+from rewards.pareto import sweep
 
 FRESH_LISTENERS = 1_000_003  # added to a world's seed: people the log has never seen
 BURN_IN_DAYS = 28
 FEWEST_ROUNDS = 100
 POSITION_SAMPLES = 2  # slates drawn per decision for the probability of an item at a position
+CANDIDATES = 64  # slates to choose among at each decision, for the Pareto front
+TRADED_LABELS = ("plays", "completes", "minutes_1d")  # what return is traded against: the first that the reward has
 OBJECTIVE_LABELS = ("active_days_28", "habit_28", "returned_7d", "active_days_7", "returned_1d")
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
@@ -80,13 +94,19 @@ def world_rollout(
 ) -> Rollout:
     """Truth: every policy, the logging policy and the oracle played to fresh listeners with the same luck."""
     settings = PRESETS[world].with_listeners(listeners)
-    evening = burned_in(settings, world_seed, BURN_IN_DAYS, world_seed + FRESH_LISTENERS)
+    # As data.world.burned_in does, which throws away the log that says who is in which segment.
+    lived = World(settings, world_seed)
+    lived.reset(world_seed + FRESH_LISTENERS)
+    lived.play(lived.built_in("logging"), BURN_IN_DAYS, np.random.default_rng([lived.listener_seed, 1]))
+    evening, log = lived.branch(), lived.log()
+    assert log.end is not None
+    segments = segments_at(log, judged.catalog.index_of, int(log.end.timestamp() * 1e6))
     played = {
         "logging": evening.built_in("logging"),
         **{name: LanguageModelPolicy(name, spoken) for name, spoken in judged.speakers.items()},
         "oracle": evening.built_in("oracle"),
     }
-    return play(evening, played, RolloutSettings(), world_seed, progress)
+    return replace(play(evening, played, RolloutSettings(), world_seed, progress), segments=segments)
 
 
 def reward_section(folder: Path, truth: Mapping[str, float] = MappingProxyType({})) -> RewardSection:
@@ -248,17 +268,51 @@ def listener_slates(judged: Judged, count: int, seed: int, length: int = 6) -> l
     ]
 
 
-def exposure_section(judged: Judged, rollout: Rollout | None, most: int, seed: int) -> ExposureSection:
-    """How much of the catalog each policy uses: while it was played in a world, else on contexts after the cut."""
+def shown_by(judged: Judged, rollout: Rollout | None, most: int, seed: int) -> dict[str, Exposure]:
+    """What each policy shows: while it was played in a world, else on at most `most` contexts after the cut."""
     if rollout is not None:
-        return ExposureSection({name: seen.summary(judged.catalog.items) for name, seen in rollout.exposure.items()})
+        return dict(rollout.exposure)
     decisions = judged.decisions.take(judged.later(most, seed))
-    found = {"logging": of_slates(decisions.slate, len(judged.catalog)).summary(judged.catalog.items)}
+    found = {"logging": of_slates(decisions.slate, len(judged.catalog))}
     for name, spoken in judged.speakers.items():
         known = contexts(judged.histories, decisions, spoken.settings.history_length)
         slates, log_p = LanguageModelPolicy(name, spoken).choose(known, np.random.default_rng(seed))
-        found[name] = of_slates(slates, len(judged.catalog), log_p).summary(judged.catalog.items)
-    return ExposureSection(found)
+        found[name] = of_slates(slates, len(judged.catalog), log_p)
+    return found
+
+
+def fairness_section(judged: Judged, shown: Mapping[str, Exposure], rollout: Rollout | None) -> FairnessSection:
+    """How the gain is spread over segments of listeners (in a world), and showings over creators and kinds."""
+    items = judged.catalog.items
+    consumed = consumption(judged.histories, judged.cut, len(judged.catalog))
+    tenth, ranked, count = creator_tenths(consumed, items)
+    counted = {"consumed": consumed, **{name: found.shown for name, found in shown.items()}}
+    by_tenth = {name: shares(counts, tenth, TENTHS) for name, counts in counted.items()}
+    by_kind = {name: kind_shares(counts, items) for name, counts in counted.items()}
+    people, gains = {}, {}
+    if rollout is not None and rollout.settings.reference in rollout.metrics:
+        people = people_by_segment([rollout])
+        gains = gains_by_segment([rollout], rollout.settings.headline, rollout.settings.reference)
+    return FairnessSection(ranked, count, by_tenth, by_kind, people, gains)
+
+
+def pareto_section(judged: Judged, reward: RewardModel, decisions: int, seed: int) -> ParetoSection | None:
+    """What the reward model would trade for what, on `decisions` later decisions; None with fewer than two outcomes.
+
+    Candidates are slates that the log showed to somebody. One network chooses, the other says what the slate is worth.
+    """
+    first = next((label for label in OBJECTIVE_LABELS if label in reward.labels), None)
+    second = next((label for label in TRADED_LABELS if label in reward.labels), None)
+    rows = judged.later(decisions, seed)
+    pool = judged.decisions.slate[(judged.decisions.slate >= 0).all(1)]
+    if first is None or second is None or len(rows) < FEWEST_ROUNDS or len(pool) < 2:
+        return None
+    states = reward.encode(judged.histories, judged.decisions.take(rows))
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(len(pool), (len(rows), CANDIDATES), generator=generator)
+    slates = torch.from_numpy(pool.astype(np.int64))[drawn]
+    choose, value = (one.advantage(own, slates) for one, own in reward.apart(states))
+    return ParetoSection(sweep(reward.moments, (first, second), choose, value), len(rows), CANDIDATES)
 
 
 def _labels(outcomes: Path, label: str, decisions: Decisions) -> NDArray[np.float64]:

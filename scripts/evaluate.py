@@ -33,17 +33,19 @@ from data.readers import READERS
 from data.world import PRESETS, LoggingPolicy, World
 from eval.habit import habit_section
 from eval.report import make_report
-from eval.report.inputs import Comparison, IdLevel, ReportInputs, WorldSection
+from eval.report.inputs import Comparison, ExposureSection, IdLevel, ReportInputs, WorldSection
 from eval.report.summary import print_summary
 from eval.rollout import Rollout
 from eval.sections import (
     Judged,
     advantage_truth,
-    exposure_section,
+    fairness_section,
     listener_slates,
     off_policy_section,
+    pareto_section,
     ranking_section,
     reward_section,
+    shown_by,
     world_rollout,
 )
 from eval.world_section import world_portrait
@@ -57,6 +59,7 @@ OUTCOMES_BY_CHOICE = (
     "returned_7d",
     "returned_1d",
 )  # what off-policy values are of: the first that has matured
+PARETO_DECISIONS = 300
 
 
 @dataclass
@@ -167,7 +170,10 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
             truth = advantage_truth(judged, both, world, origin["seed"])
         with clock.lap("slates"):
             slates = listener_slates(judged, 6, seed)
-            exposure = exposure_section(judged, rollout, rounds, seed)
+            shown = shown_by(judged, rollout, rounds, seed)
+            fairness = fairness_section(judged, shown, rollout)
+        with clock.lap("the Pareto front"):
+            pareto = pareto_section(judged, reward, PARETO_DECISIONS, seed)
         progress.update(task, description="habit in the log")
         with clock.lap("habit"):
             habit = habit_section(run.store, seed)
@@ -184,7 +190,9 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
         rewards=reward_section(run.folder / "rewards" / "midterm", truth),
         off_policy=off_policy,
         ranking=ranking,
-        exposure=exposure,
+        exposure=ExposureSection({name: seen.summary(run.catalog.items) for name, seen in shown.items()}),
+        fairness=fairness,
+        pareto=pareto,
         semantic_ids=[IdLevel(**level) for level in json.loads((run.folder / "catalog" / QUALITY).read_text())],
         habit=habit,
         portrait=portrait,

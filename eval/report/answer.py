@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eval.estimators import ESTIMATORS
-from eval.report.metrics import interval, is_candidate, metric, number, percent, policy_style, written
+from eval.report.metrics import baseline, interval, is_candidate, metric, number, percent, policy_style, written
 
 HEADLINE = "active_days_28"
 TAP = "plays_per_session"
@@ -179,7 +179,8 @@ def of_log(report: Report) -> Answer:
         points.append(
             point(
                 f"Can we foresee it: {metric(label).label.lower()}",
-                f"{name} {number(score)} on later days, {words} {head['baseline_name']} ({number(head['baseline'])}).",
+                f"{name} {number(score)} on later days, {words} {baseline(head['baseline_name'])} "
+                f"({number(head['baseline'])}).",
             )
         )
     ranking = report.get("ranking", {})

@@ -9,6 +9,7 @@ from eval.report.drawing import GRID, INK, MUTED, WIDTH, Drawing, Scale, text_wi
 
 ROW = 25.0
 LABELS, VALUES = 116.0, 62.0
+COMPARED_ROW = 60.0
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ def steps(name: str, curves: Sequence[Curve], end: float, x_label: str, y_label:
 
 @dataclass(frozen=True)
 class Compared:
-    """One row of `versus`: ours against others, each (name, value)."""
+    """One row of `versus`: ours against others, each (name, value), the best one last."""
 
     label: str
     ours: float
@@ -215,18 +216,23 @@ class Compared:
 
 
 def versus(name: str, rows: Sequence[Compared], written: Callable[[float], str]) -> str:
-    """Our score (filled) beside the baselines' (hollow), one row each on a common axis."""
-    drawing = Drawing(height=42 * len(rows) + 30)
+    """Our score (filled) beside the baselines' (hollow, the best one named and filled), a row each on a common axis."""
+    drawing = Drawing(height=COMPARED_ROW * len(rows) + 30)
     values = [row.ours for row in rows] + [value for row in rows for _, value in row.others]
     x = Scale(min(values), max(values), 12, WIDTH - VALUES - 8)
-    bottom = 42.0 * len(rows) + 2
+    bottom = COMPARED_ROW * len(rows) + 2
     axis(drawing, x, 2, bottom)
     for index, row in enumerate(rows):
-        y = 42.0 * index + 32
+        y = COMPARED_ROW * index + 32
         drawing.text(2, y - 15, row.label, 12)
         drawing.line(12, y, WIDTH - VALUES - 8, y, GRID)
-        for _, value in row.others:
-            drawing.marker(x(value), y, "square", MUTED, 4.2, hollow=True)
+        for place, (other, value) in enumerate(row.others, start=1):
+            best = place == len(row.others)
+            drawing.marker(x(value), y, "square", MUTED, 4.2, hollow=not best)
+            if best:
+                drawing.text(
+                    2, y + 20, fit(f"best baseline: {other}, {written(value)}", WIDTH - 4, 11), 11, colour=MUTED
+                )
         drawing.marker(x(row.ours), y, "diamond", "#0072b2", 5)
         drawing.text(WIDTH - 2, y + 4, written(row.ours), 12, "end", bold=True)
     said = "; ".join(
@@ -234,6 +240,50 @@ def versus(name: str, rows: Sequence[Compared], written: Callable[[float], str])
         for row in rows
     )
     return drawing.svg(name, said)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Values over the same places, one after the other, with their name and how they are drawn."""
+
+    label: str
+    values: Sequence[float]
+    colour: str
+    shape: str = "circle"
+    dash: str = ""
+    bold: bool = False
+
+
+def profiles(name: str, lines: Sequence[Profile], x_label: str, y_label: str) -> str:
+    """Shares over places 1, 2, .. as lines with markers, in percent from zero; names above."""
+    drawing = Drawing(height=272 + 17 * len(lines))
+    left, right, top = 40.0, WIDTH - 12, 30.0 + 17 * len(lines)
+    bottom = top + 196
+    places = len(lines[0].values)
+    y = Scale(0.0, max(max(line.values) for line in lines), bottom, top)
+    across = [left + 12 + (right - left - 24) * place / max(1, places - 1) for place in range(places)]
+    for tick in y.ticks():
+        drawing.line(left, y(tick), right, y(tick))
+        drawing.text(left - 4, y(tick) + 4, y.tick_label(tick, True), 11, "end", MUTED)
+    for place, at in enumerate(across):
+        drawing.text(at, bottom + 16, str(place + 1), 11, "middle", MUTED)
+    drawing.text(2, top - 12, y_label, 11.5, colour=MUTED)
+    drawing.text(right, bottom + 36, x_label, 11.5, "end", MUTED)
+    said = []
+    for row, line in enumerate(lines):
+        drawing.path([(4, 12.0 + 17 * row), (30, 12.0 + 17 * row)], line.colour, 2.0, line.dash)
+        drawing.marker(17, 12.0 + 17 * row, line.shape, line.colour, 4)
+        drawing.text(36, 16 + 17 * row, fit(line.label, WIDTH - 40), 12, bold=line.bold)
+        drawing.path(
+            [(at, y(value)) for at, value in zip(across, line.values)],
+            line.colour,
+            2.6 if line.bold else 1.5,
+            line.dash,
+        )
+        for at, value in zip(across, line.values):
+            drawing.marker(at, y(value), line.shape, line.colour, 3.4)
+        said.append(f"{line.label}: " + ", ".join(f"{value:.0%}" for value in line.values))
+    return drawing.svg(name, f"{y_label} by {x_label}. " + "; ".join(said))
 
 
 def axis(drawing: Drawing, x: Scale, top: float, bottom: float, percent: bool = False) -> None:

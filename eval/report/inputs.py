@@ -15,6 +15,7 @@ from eval.off_policy import OffPolicyValue
 from eval.ranking import RankingResult
 from eval.rollout import Rollout
 from eval.survival import SurvivalCurve
+from rewards.pareto import Front
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,32 @@ class ExposureSection:
 
 
 @dataclass(frozen=True)
+class FairnessSection:
+    """How a gain and the showings are spread (`eval.fairness`).
+
+    by_tenth: policy, and "consumed" for what listeners took in the log -> share on each tenth of creators, the most
+    consumed first. ranked, count: what the tenths are of ("creators" or "items"), how many. by_kind: the same names ->
+    kind of item -> share. people: segment -> listeners; gains: policy -> segment -> active days of 28 less SFT's.
+    """
+
+    ranked: str
+    count: int
+    by_tenth: Mapping[str, Sequence[float]]
+    by_kind: Mapping[str, Mapping[str, float]]
+    people: Mapping[str, int] = field(default_factory=dict)
+    gains: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ParetoSection:
+    """The reward model's front between two outcomes, on so many later decisions with so many candidate slates each."""
+
+    front: Front
+    decisions: int
+    candidates: int
+
+
+@dataclass(frozen=True)
 class FrequencyTenth:
     """One of ten groups of people by how often they come: `low` to `high` days a week. measures: name -> mean."""
 
@@ -202,6 +229,8 @@ class ReportInputs:
     off_policy: OffPolicySection | None = None
     ranking: RankingSection | None = None
     exposure: ExposureSection | None = None
+    fairness: FairnessSection | None = None
+    pareto: ParetoSection | None = None
     semantic_ids: Sequence[IdLevel] = ()
     habit: HabitSection | None = None
     portrait: WorldPortrait | None = None

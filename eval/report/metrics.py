@@ -74,6 +74,16 @@ POLICIES: Mapping[str, PolicyStyle] = {
     "transition_count": PolicyStyle("transition count", "#5f6670", "square"),
 }
 
+BASELINES: Mapping[str, str] = {
+    "recency_frequency": "recency and frequency",
+    "rfm_boosting": "boosted trees on counts",
+    "delayed_only": "trees, old labels only",
+    "day_two": "trees on next-day activity",
+    "by_segment": "mean of the segment",
+    "cox": "Cox",
+    "bg_nbd": "BG/NBD",
+}
+
 # Policies that are marks on the scale, or tuned to the tap on purpose: the answer is never about them.
 NOT_CANDIDATES = ("logging", "sft", "random", "popularity", "greedy_click", "oracle", "transition_count")
 
@@ -86,6 +96,11 @@ def policy_style(name: str) -> PolicyStyle:
 def metric(name: str) -> Metric:
     """The metric by name; an unknown one keeps its name."""
     return METRICS.get(name, Metric(name.replace("_", " ")))
+
+
+def baseline(name: str) -> str:
+    """A baseline of `rewards.baselines` in words; an unknown one keeps its name."""
+    return BASELINES.get(name, name.replace("_", " "))
 
 
 def is_candidate(name: str) -> bool:

@@ -7,6 +7,8 @@ Paths that other programs may rely on:
     rewards.heads.<label>.{auc or c_index, baseline, ece}
     ope.<policy>.<estimator>.{value, lo, hi, ess, refused}      ope_about.{support, by_weights, checks, estimators}
     ranking.<policy>.{hr@10, ndcg@10}                      (and hr@10_lo, hr@10_hi, ...)
+    fairness.gains.<policy>.<segment>.{diff, lo, hi, people}     fairness.{by_tenth, by_kind}.<policy or consumed>
+    pareto.points[].{weights, gain, error, dominated}      pareto.sentences[]
     comparison.paired.<name>.<metric>.{diff, lo, hi}       this run less another one, on the same listeners
     semantic_ids[].{level, size, used, perplexity, share, random}
     habit.tenths[].{tenth, people, low, high, measures.<measure>.{mean, lo, hi, people}}    habit.overall.<measure>
@@ -27,8 +29,10 @@ from eval.off_policy import OffPolicyValue
 from eval.ranking import RankingResult
 from eval.report.answer import answer
 from eval.report.compare import comparison_rows
+from eval.report.fairness import fairness_json
 from eval.report.habit import habit_json
 from eval.report.inputs import HeadQuality, ListenerSlates, ReportInputs, ShownItem
+from eval.report.pareto import pareto_json
 from eval.report.world import portrait_json
 from eval.rollout import between_runs_json, world_json
 
@@ -75,6 +79,10 @@ def report_numbers(inputs: ReportInputs) -> Json:
         report["ranking_about"] = {"about": inputs.ranking.about, "targets": max(sizes, default=0)}
     if inputs.exposure is not None:
         report["exposure"] = {policy: dict(found) for policy, found in inputs.exposure.policies.items()}
+    if inputs.fairness is not None:
+        report["fairness"] = fairness_json(inputs.fairness)
+    if inputs.pareto is not None:
+        report["pareto"] = pareto_json(inputs.pareto)
     if inputs.semantic_ids:
         report["semantic_ids"] = [asdict(level) for level in inputs.semantic_ids]
     if inputs.habit is not None:

@@ -18,8 +18,10 @@ from markupsafe import Markup
 from eval.report import metrics as words
 from eval.report.answer import score_of
 from eval.report.compare import changes
+from eval.report.fairness import SEGMENTS, fairness_figures, fairness_words, label_of
 from eval.report.figures import Compared, Mark, Point, Reference, bars, forest, reliability, trade_off, versus
 from eval.report.habit import MEASURES, frequency_range, habit_figures, writer
+from eval.report.pareto import pareto_figure
 from eval.report.world import portrait_figures
 
 Report = Mapping[str, Any]
@@ -37,6 +39,9 @@ def render(report: Report) -> str:
         "interval": words.interval,
         "metric": words.metric,
         "policy": lambda name: words.policy_style(name).label,
+        "signed": words.signed,
+        "baseline": words.baseline,
+        "shown_as": label_of,
         "colour": lambda name: words.policy_style(name).colour,
         "pretty": lambda value: json.dumps(value, indent=1, ensure_ascii=False),
         "score": score_of,
@@ -58,6 +63,9 @@ def render(report: Report) -> str:
         refusals=refusals(report),
         weights_words=WEIGHTS_WORDS,
         changes=changes(report),
+        baselines=baselines(report),
+        fairness_words=fairness_words(report),
+        segment_words=SEGMENTS,
     )
 
 
@@ -68,6 +76,13 @@ WEIGHTS_WORDS = {
     "embedding": "by clusters of actions",
     "surrogate": "by short-term outcomes",
 }
+
+
+def baselines(report: Report) -> list[str]:
+    """Every baseline that some head is compared with, in the order in which they are known."""
+    heads = report.get("rewards", {}).get("heads", {}).values()
+    found = list(dict.fromkeys(name for head in heads for name in head["baselines"]))
+    return [name for name in words.BASELINES if name in found] + [name for name in found if name not in words.BASELINES]
 
 
 def refusals(report: Report) -> list[tuple[str, list[str]]]:
@@ -94,6 +109,8 @@ def figures(report: Report) -> dict[str, Any]:
         "ope": off_policy(report),
         "ranking": ranking(report),
         "exposure": exposure(report),
+        "fairness": fairness_figures(report),
+        "pareto": pareto_figure(report),
         "habit": habit_figures(report),
         "world_shown": portrait_figures(report),
         "timing": timing(report),
@@ -189,7 +206,8 @@ def head_scores(report: Report) -> Markup | None:
     for label, head in heads.items():
         name, score = score_of(head)
         if score is not None:
-            others = [(other, value) for other, value in head["baselines"].items() if value is not None]
+            known = sorted((value, other) for other, value in head["baselines"].items() if value is not None)
+            others = [(words.baseline(other), value) for value, other in known]
             rows.append(Compared(f"{words.metric(label).label} ({name})", score, others))
     return drawn(versus("Reward heads against baselines", rows, words.number)) if rows else None
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from eval.report.answer import score_of
 from eval.report.compare import changes
+from eval.report.metrics import baseline as words_of
 from eval.report.metrics import metric, number, percent, policy_style, seconds, written
 from eval.report.page import refusals, shown_metrics
 
@@ -51,7 +52,9 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
             table.add_column(column, justify="left" if column == "outcome" else "right")
         for label, head in report["rewards"]["heads"].items():
             name, score = score_of(head)
-            baseline = f"{number(head['baseline'])} ({head['baseline_name']})" if head["baseline_name"] else "–"
+            baseline = (
+                f"{number(head['baseline'])} ({words_of(head['baseline_name'])})" if head["baseline_name"] else "–"
+            )
             table.add_row(metric(label).label, name, number(score), escape(baseline), number(head["ece"]))
         found.append(table)
     if report.get("ranking"):

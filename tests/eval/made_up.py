@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from eval.exposure import of_slates
 from eval.intervals import Interval
@@ -12,6 +13,7 @@ from eval.off_policy import OffPolicySettings, off_policy_value
 from eval.ranking import RankingResult
 from eval.report.inputs import (
     ExposureSection,
+    FairnessSection,
     FrequencyTenth,
     HabitSection,
     HeadQuality,
@@ -19,6 +21,7 @@ from eval.report.inputs import (
     ListenerSlates,
     Missing,
     OffPolicySection,
+    ParetoSection,
     RankingSection,
     Reliability,
     ReportInputs,
@@ -29,6 +32,8 @@ from eval.report.inputs import (
 from eval.rollout import Rollout
 from eval.rounds import LoggedRounds
 from eval.survival import kaplan_meier
+from rewards.objective import LoggingMoments, SlateScores
+from rewards.pareto import sweep
 
 # policy -> (gain in active days, gain in plays a session) over logging
 POLICIES = {
@@ -79,6 +84,36 @@ def result(hit: float, gain: Interval | None) -> RankingResult:
         "ndcg@10": Interval(hit * 0.55, hit * 0.55 - 0.004, hit * 0.55 + 0.004, 0.002, 900),
     }
     return RankingResult(metrics, {} if gain is None else {"hr@10": gain, "ndcg@10": gain}, 5000)
+
+
+def baselines(best: float) -> dict[str, float]:
+    """The seven of rewards.baselines, boosted trees ahead."""
+    names = ("rfm_boosting", "recency_frequency", "delayed_only", "day_two", "by_segment", "cox", "bg_nbd")
+    return {name: best - 0.012 * place for place, name in enumerate(names)}
+
+
+def fairness() -> FairnessSection:
+    """A policy that heavy listeners gain by and that shows the long tail more than logging does."""
+    rng = np.random.default_rng(6)
+    people = {"new": 12, "lapsing": 80, "heavy": 70, "light": 138}
+    gains = {}
+    for name, (days, _) in POLICIES.items():
+        if name != "sft":
+            at = {"lapsing": 0.1 * days, "heavy": 1.4 * days, "light": days}
+            gains[name] = {s: Interval(v, v - 0.5, v + 0.5, 0.25, people[s]) for s, v in at.items()}
+    steep = {"consumed": 0.9, "logging": 0.8, "sft": 0.85, "dpo_click": 1.3, "dpo": 0.7, "ppo": 0.5, "oracle": 0.6}
+    by_tenth = {n: (np.arange(1, 11) ** -s / (np.arange(1, 11) ** -s).sum()).tolist() for n, s in steep.items()}
+    kinds = {name: {"podcast": share, "track": 1 - share} for name, share in zip(steep, rng.uniform(0.1, 0.4, 7))}
+    return FairnessSection("creators", 120, by_tenth, kinds, people, gains)
+
+
+def pareto() -> ParetoSection:
+    """A front between return and plays, made by the sweep itself from made-up scores."""
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.randn(200, 32, 2, generator=generator) @ torch.tensor([[0.08, -0.05], [0.0, 0.3]])
+    scores = SlateScores(mean=mean, spread=torch.full_like(mean, 0.01), support=torch.zeros(200, 32))
+    moments = LoggingMoments(("active_days_28", "plays"), np.diag([0.0064, 0.09]))
+    return ParetoSection(sweep(moments, ("active_days_28", "plays"), scores), 200, 32)
 
 
 def slate(words: Sequence[str]) -> list[ShownItem]:
@@ -163,11 +198,9 @@ def world_inputs(seeds: int = 1) -> ReportInputs:
         world=WorldSection(rollouts(seeds), "clickbait"),
         rewards=RewardSection(
             {
-                "returned_7d": HeadQuality(
-                    "auc", 0.741, {"RFM + trees": 0.733, "click model": 0.61}, 0.012, curve(1, 0.1, 0.95), 18_000
-                ),
-                "return_days": HeadQuality("c_index", 0.668, {"Cox on RFM": 0.655}, None, None, 18_000),
-                "habit_28": HeadQuality("c_index", 0.702, {"RFM + trees": 0.705}, 0.08, curve(2, 0.0, 3.6), 9_000),
+                "returned_7d": HeadQuality("auc", 0.741, baselines(0.733), 0.012, curve(1, 0.1, 0.95), 18_000),
+                "return_days": HeadQuality("c_index", 0.668, baselines(0.655), None, None, 18_000),
+                "habit_28": HeadQuality("c_index", 0.702, baselines(0.705), 0.08, curve(2, 0.0, 3.6), 9_000),
                 "plays": HeadQuality("c_index", 0.64, {"popularity": 0.59}, 0.05, curve(3, 0.5, 4.0), 18_000),
             },
             {"correlation_with_true_item_effect": 0.71, "share_of_slates_off_support": 0.02},
@@ -184,6 +217,8 @@ def world_inputs(seeds: int = 1) -> ReportInputs:
             "The next item of a sitting, on the last seven days.",
         ),
         exposure=ExposureSection(exposure),
+        fairness=fairness(),
+        pareto=pareto(),
         semantic_ids=[IdLevel(0, 8, 8, 7.9, 0.71, 0.13), IdLevel(1, 8, 8, 7.8, 0.32, 0.017)],
         habit=habit(),
         slates=listeners,

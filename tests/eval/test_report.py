@@ -47,6 +47,26 @@ def test_json_has_every_promised_path(folder: Path) -> None:
     assert all(value > 0 for value in report["timing"].values())
 
 
+def test_spread_front_and_baselines_are_on_the_page_as_in_the_json(folder: Path) -> None:
+    report = json.loads((folder / "report.json").read_text())
+    page = (folder / "index.html").read_text()
+    for by in report["fairness"]["gains"].values():
+        for gain in by.values():
+            assert written("active_days_28", gain["diff"], True) in page
+    for shares in report["fairness"]["by_tenth"].values():
+        assert sum(shares) == pytest.approx(1.0)
+        assert all(f"<td>{percent(share)}</td>" in page for share in shares)
+    points = report["pareto"]["points"]
+    assert [point["weights"]["plays"] for point in points] == pytest.approx([step / 10 for step in range(11)])
+    assert points[0]["gain"]["active_days_28"] > points[-1]["gain"]["active_days_28"]
+    assert all(says in page for says in report["pareto"]["sentences"])
+    for head in report["rewards"]["heads"].values():
+        best = max(head["baselines"], key=head["baselines"].__getitem__)
+        assert f"<b>{number(head['baselines'][best])}</b><small>best</small>" in page
+        assert all(number(value) in page for value in head["baselines"].values())
+    assert "Boosted trees on counts</th>" in page
+
+
 def test_refused_estimates_are_null_and_say_why(folder: Path) -> None:
     estimate = json.loads((folder / "report.json").read_text())["ope"]["ppo"]["snips"]
     assert estimate["value"] is None

@@ -37,6 +37,10 @@ for (const width of [390, 1200]) {
       spilling: texts.filter(([d, t]) => box(t).right > box(d).right + 6 || box(t).left < box(d).left - 6)
         .map(([d, t]) => t.textContent),
       smallest: Math.min(...texts.map(([d, t]) => box(t).height)),
+      lost: [...seen.querySelectorAll("nav a")].map((a) => a.hash).filter((to) => !seen.querySelector(to)),
+      drawnIn: [...seen.querySelectorAll("section")].filter((s) => s.querySelector("figure svg")).map((s) => s.id),
+      wideTables: [...seen.querySelectorAll(".scroll")].filter((s) => box(s).right > seen.documentElement.clientWidth)
+        .map((s) => s.getAttribute("aria-label")),
       headline: seen.querySelector("h1").textContent,
     };
     document.getElementById("found").textContent = JSON.stringify(found);
@@ -72,4 +76,9 @@ def test_page_in_headless_chromium(kind: str, tmp_path: Path) -> None:
         assert found["figures"] == found["drawn"] > 3
         assert found["spilling"] == []
         assert found["smallest"] > 10, "text in a figure is too small to read"
+        assert found["lost"] == [], "a link of the contents leads nowhere"
+        assert found["wideTables"] == [], "a wide table must scroll by itself"
+        if kind == "world":
+            wanted = {"policies", "trade-off", "rewards", "pareto", "off-policy", "ranking", "exposure", "fairness"}
+            assert wanted <= set(found["drawnIn"])
         assert found["headline"]

@@ -84,6 +84,9 @@ def test_the_report_has_what_others_rely_on(report):
     for name in ("transition_count", "popularity", "sft", "ppo"):
         assert 0 <= report["ranking"][name]["ndcg@10"] <= report["ranking"][name]["hr@10"] <= 1
     assert report["timing"]["policy/ppo"] > 0
+    assert sum(report["fairness"]["people"].values()) == SMALL["rollout_listeners"]
+    assert {"consumed", "logging", "ppo", "oracle"} <= report["fairness"]["by_tenth"].keys()
+    assert len(report["pareto"]["points"]) == 11
 
 
 def test_a_second_run_makes_nothing_again(small_run):
