@@ -45,6 +45,10 @@ METRICS: Mapping[str, Metric] = {
     "messages_28": Metric("Messages sent", "in 28 days", decimals=1),
     "opens_28": Metric("Messages opened", "in 28 days", short_term=True, decimals=2),
     "plays": Metric("Plays", short_term=True),
+    "completes": Metric("Completes", short_term=True),
+    "saves": Metric("Saves", short_term=True),
+    "dislikes": Metric("Dislikes", short_term=True),
+    "skips": Metric("Skips", short_term=True),
     "minutes_1d": Metric("Minutes within a day", short_term=True),
 }
 
