@@ -57,20 +57,20 @@ def build(
     return True
 
 
-def extend(folder: Path, *, source: Path, make: Callable[[Path], None]) -> bool:
+def extend(folder: Path, *, source: Path, make: Callable[[Path], None], again: bool = False) -> bool:
     """Add `source` to an artifact that grows: `make(folder)` adds files to it, or replaces some.
 
     The manifest says under "added" what came after the inputs it was built with. `make` gets a copy of the artifact
     whose files are hard links to the old ones: it must never write into one, only rename another over it. Returns
-    False, and makes nothing, when the artifact has an input of the same bytes already. Raises InputError when there is
-    no such artifact or no such source.
+    False, and makes nothing, when the artifact has an input of the same bytes already, unless `again` says that the
+    source may have more to say by now. Raises InputError when there is no such artifact or no such source.
     """
     folder = Path(folder)
     _recover(folder)
     have = manifest(folder)
     new = [Path(source).name, fingerprint(source)]
     added = have.get("added", [])
-    if any(new[1] == old for _, old in [*have["inputs"], *added]):
+    if not again and any(new[1] == old for _, old in [*have["inputs"], *added]):
         return False
 
     def grow(temporary: Path) -> None:

@@ -74,12 +74,13 @@ def write_store(
     _write_part(folder, kept, items, rejected, facts, source)
 
 
-def append(logs: Logs, folder: Path, *, source: str = "the log") -> None:
+def append(logs: Logs, folder: Path, *, source: str = "the log", again: bool = False) -> None:
     """Add `logs` to the store in `folder` as a new part; nothing that is there is written into.
 
     Items and users that are there already take what the new part says of them and keep their place. Rows that are in
-    the store already are rejected as such. Raises InputError, before anything is written, for what `write_store` does,
-    and for decisions where the store has none, whose sessions stand for them.
+    the store already are rejected as such. A source that is asked `again` adds no part where it has nothing new. Raises
+    InputError, before anything is written, for what `write_store` does, and for decisions where the store has none,
+    whose sessions stand for them.
     """
     store = LogStore(folder)
     facts = json.loads((folder / "store.json").read_text())
@@ -91,8 +92,10 @@ def append(logs: Logs, folder: Path, *, source: str = "the log") -> None:
         raise InputError(f"{source}: it has decisions, the store in {folder} has none (sessions stand for them): {fix}")
     for table in ("events", "decisions"):
         if table in kept:
-            kept[table], again = _new_rows(store, table, kept[table])
-            rejected.append(again)
+            kept[table], known = _new_rows(store, table, kept[table])
+            rejected.append(known)
+    if again and _nothing_new(store, kept, items):
+        return
     if kept["events"].height:
         start, end = _span(kept, logs, source)
         facts["start"], facts["end"] = min(store.start, start).isoformat(), max(store.end, end).isoformat()
@@ -121,6 +124,17 @@ def _sifted(logs: Logs, source: str) -> tuple[dict[str, pl.DataFrame], list[pl.D
     if logs.rejected is not None:
         rejected.append(logs.rejected.select(REJECTED.names()).cast(REJECTED))
     return kept, rejected
+
+
+def _nothing_new(store: LogStore, kept: Mapping[str, pl.DataFrame], items: pl.DataFrame) -> bool:
+    """Whether the store has all of it already, and says the same of every item and user."""
+    if any(kept[table].height for table in ("events", "decisions") if table in kept) or not items.equals(store.items()):
+        return False
+    if "users" not in kept:
+        return True
+    known = store.users()
+    users = kept["users"].drop("row")
+    return known is not None and users.join(known, on=users.columns, how="anti", nulls_equal=True).is_empty()
 
 
 def _new_rows(store: LogStore, table: str, frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -38,8 +38,9 @@ def listenings(events: pl.DataFrame) -> pl.DataFrame:
 
     One begins with a play, or with whatever follows the end of the one before, within a session, decision and item.
     """
-    same = ["user", "session", "decision", "item"]
-    heard = events.filter(pl.col("item").is_not_null()).sort(*same, "time", maintain_order=True)
+    same = ["session", "decision", "item"]
+    heard = events.filter(pl.col("item").is_not_null()).select("user", "time", "action", "seconds", *same)
+    heard = heard.sort(same, maintain_order=True)  # within each, in order of time, as events come
     other = pl.any_horizontal(pl.col(name).ne_missing(pl.col(name).shift()) for name in same).fill_null(True)
     first = pl.int_range(pl.len()) == 0
     again = (pl.col("action") == "play") | pl.col("action").shift().is_in(ENDS).fill_null(False)

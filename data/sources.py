@@ -55,6 +55,11 @@ def sources_of(path: Path) -> tuple[Mapping[str, Any], Path]:
     return _files(path), path
 
 
+def may_have_grown(path: Path) -> bool:
+    """Whether the tables at `path` come from elsewhere (a log.yaml's query, dataset or file): its bytes say nothing."""
+    return (path / DESCRIPTION).is_file() or path.suffix in (".yaml", ".yml")
+
+
 def read_source(source: Mapping[str, Any], table: str, beside: Path) -> Table:
     """The rows of `table` from a source as described in log.yaml; relative paths start at the folder `beside`.
 

@@ -21,6 +21,7 @@ from data.errors import InputError, exit_on_input_error
 from data.ingest import StoreSettings, append, write_store
 from data.readers import READERS
 from data.sessions import GAP_MINUTES
+from data.sources import may_have_grown
 from data.store import LogStore
 
 
@@ -67,7 +68,13 @@ def stage(args: IngestArguments) -> bool:
         "gap_minutes": args.gap_minutes,
     }
     if args.append and folder.is_dir():
-        made = extend(folder, source=source, make=lambda place: append(read(source), place, source=str(source)))
+        again = may_have_grown(source)
+        made = extend(
+            folder,
+            source=source,
+            make=lambda place: append(read(source), place, source=str(source), again=again),
+            again=again,
+        )
     else:
         settings = StoreSettings(buckets or None, gap_minutes=args.gap_minutes, slate_size=args.slate_size)
         made = not holds(folder, config, source) and build(
