@@ -207,7 +207,7 @@ def off_policy_section(
         if organic:  # without propensities every value is refused, whatever the policy's own probabilities are
             log_p, v = np.zeros(len(rows)), q
         else:
-            log_p = slate_log_probs(spoken, known, decisions.slate)
+            log_p = slate_log_probs(spoken, known, decisions.slate, decisions.move)
             v = base + _expected(spoken, judged, decisions, reward, states, column, seed)
         found = LoggedRounds(decisions.log_propensity, np.minimum(log_p, 0.0), truth, user, q, v)
         values[name] = off_policy_value(found, settings)

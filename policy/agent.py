@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.errors import InputError
 from data.histories import Contexts
 from policy.beam import likeliest_items
 from policy.checkpoint import Speaker
@@ -48,20 +49,34 @@ class LanguageModelPolicy:
 
 
 @torch.no_grad()
-def slate_log_probs(spoken: Speaker, contexts: Contexts, slates: NDArray[np.int32]) -> NDArray[np.float64]:
-    """Log-probability (B,) of logged slates (B, K) under the policy, summed over the moves that could lead to them.
+def slate_log_probs(
+    spoken: Speaker, contexts: Contexts, slates: NDArray[np.int32], moves: Sequence[str | None] = ()
+) -> NDArray[np.float64]:
+    """Log-probability (B,) under the policy of what was logged: slates (B, K), and `moves` (B) where they are known.
 
-    A log of another policy has no moves, so the slate's probability is the marginal: log sum_move p(move, slate).
+    A log of a policy that says its move first has the probability of the pair, so the pair is what is scored. Where the
+    move is None, or `moves` is empty, it is the marginal of the slate: log sum_move p(move, slate). Raises InputError
+    for a word that is no move, and as `SlateGrammar.encode`.
     """
+    said = torch.tensor([-1 if move is None else _move_code(move) for move in moves or [None] * len(slates)])
     results = []
-    moves = torch.arange(len(MOVES))
+    every = torch.arange(len(MOVES))
     for start, (ids, mask) in zip(range(0, len(slates), BATCH), prompts(spoken, contexts), strict=True):
         items = torch.from_numpy(slates[start : start + BATCH].astype(np.int64))
         many = items[:, None].expand(-1, len(MOVES), -1)  # (B, 4, K)
-        flat = spoken.grammar.encode(moves.repeat(len(items)), many.reshape(-1, items.shape[1]))
+        flat = spoken.grammar.encode(every.repeat(len(items)), many.reshape(-1, items.shape[1]))
         completions = flat.view(len(items), len(MOVES), -1).to(ids.device)
-        results.append(spoken.legal.completion_log_probs(ids, mask, completions).logsumexp(1))
+        pairs = spoken.legal.completion_log_probs(ids, mask, completions)  # (B, 4)
+        move = said[start : start + BATCH].to(ids.device)
+        of_pair = pairs.gather(1, move.clamp(min=0)[:, None]).squeeze(1)
+        results.append(torch.where(move >= 0, of_pair, pairs.logsumexp(1)))
     return torch.cat(results).double().cpu().numpy()
+
+
+def _move_code(move: str) -> int:
+    if move not in MOVES:
+        raise InputError(f"move {move!r}: not one of {', '.join(MOVES)}: mend it in the log, or leave it empty")
+    return MOVES.index(move)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import torch
 from peft import get_peft_model
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from data.errors import InputError
 from data.histories import Contexts
 from policy.agent import LanguageModelPolicy, position_log_probs, slate_log_probs, top_items
 from policy.checkpoint import PolicySettings, Speaker, load_speaker, save_adapter, save_speaker, speaker
@@ -182,6 +183,14 @@ def test_the_policy_reports_the_probability_it_drew_with(spoken):
     marginal = slate_log_probs(spoken, contexts, slates)
     assert (marginal >= log_p - 1e-4).all()  # the marginal sums over moves, the drawn pair is one of them
     assert set(policy.last_moves) <= set(MOVES)
+    # Judged under itself, a policy's own log has weight 1 in every row: the pair that it logged is what is scored.
+    pair = slate_log_probs(spoken, contexts, slates, policy.last_moves)
+    np.testing.assert_allclose(np.exp(pair - log_p), 1.0, atol=1e-3)
+    assert np.exp(marginal - log_p).mean() > 1.1  # what the marginal would have made of it
+    half = slate_log_probs(spoken, contexts, slates, [m if i % 2 else None for i, m in enumerate(policy.last_moves)])
+    assert np.array_equal(half, np.where(np.arange(30) % 2, pair, marginal))
+    with pytest.raises(InputError, match="'jump': not one of continue"):
+        slate_log_probs(spoken, contexts, slates, ["jump"] * 30)
 
 
 def test_an_items_probability_at_a_position_is_a_sum_over_slates(make_catalog):
