@@ -148,10 +148,14 @@ class Pass:
         return estimator.grid or [None]
 
     def supports(self, table: Floats, outside_known: bool) -> dict[str, Support]:
-        """The verdict on each family of weights, on its worst position where there are several."""
-        outside = self.outside / self.sums.rounds if outside_known else None
+        """The verdict on each family of weights, on its worst position where there are several.
+
+        What the new policy does that logging never would is known of whole actions. Marginal weights ask less: an
+        action that was never logged may be of a cluster that was, so theirs is estimated from their own mean weight.
+        """
         found = {}
         for family, tallies in self.tallies.items():
+            outside = self.outside / self.sums.rounds if outside_known and family == "slate" else None
             verdicts = [
                 verdict(tally, table[:, place], table[:, COUNT], self.settings.support, outside)
                 for tally, place in zip(tallies, self.weight_columns[family], strict=True)

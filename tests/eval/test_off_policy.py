@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import InputError
+from eval.actions import ActionBlock, action_rounds
 from eval.estimators import ESTIMATORS, point_and_influence
 from eval.intervals import from_shares
 from eval.off_policy import OffPolicySettings, OffPolicyValue, in_blocks, off_policy_value
@@ -147,6 +148,34 @@ def test_a_refusal_says_how_many_users_would_do() -> None:
     assert needed == sorted(needed, reverse=True)
     more = BanditLog(users=int(needed[-1]) * 3, rounds=4).draw(np.random.default_rng(8))
     assert off_policy_value(more, OffPolicySettings()).support.refused is None
+
+
+def test_actions_never_logged_refuse_whole_actions_and_not_their_clusters() -> None:
+    """30% of the new policy is on actions that logging never takes; it takes every cluster of them."""
+    rng, n, cluster = np.random.default_rng(0), 4000, np.array([0, 0, 1, 1, 2, 2])
+    p_log = np.array([0.4, 0.0, 0.3, 0.0, 0.3, 0.0])
+    p_new = np.array([0.3, 0.1, 0.1, 0.1, 0.3, 0.1])
+    of_cluster = np.array([1.0, 2.0, 4.0])[cluster]
+    action = rng.choice(6, size=n, p=p_log)
+    block = ActionBlock(
+        action,
+        np.tile(p_log, (n, 1)),
+        np.tile(p_new, (n, 1)),
+        of_cluster[action] + rng.normal(size=n),
+        np.arange(n) // 2,
+        np.tile(0.5 * of_cluster, (n, 1)),
+    )
+    found = off_policy_value(action_rounds(block, cluster), OffPolicySettings())
+    assert found.support.off_support == pytest.approx(0.3)
+    assert found.support.refused is not None and "30% of the new policy's choices" in found.support.refused
+    assert found.estimates["ips"].value is None and found.estimates["dr"].value is None
+    for name in ("mips", "offcem"):
+        estimate = found.estimates[name]
+        assert estimate.lo is not None and estimate.hi is not None, estimate.refused
+        assert estimate.lo < float(p_new @ of_cluster) < estimate.hi
+    # A cluster that was never logged is missed by the clusters' weights as well.
+    lost = off_policy_value(action_rounds(block, np.array([0, 1, 2, 2, 3, 3])), OffPolicySettings())
+    assert lost.estimates["mips"].value is None
 
 
 def test_bad_blocks_are_one_clear_line() -> None:
