@@ -154,6 +154,8 @@ def run_plan(args: PlanArguments, out: Console) -> dict[str, Any]:
     if rows is not None:
         if args.user not in rows.columns:
             raise InputError(f"no column {args.user!r} for --user; the table has {', '.join(rows.columns)}")
+        if args.run is not None:  # the first decision of each, as `analyse` will read them
+            rows = rows.unique(args.user, keep="first", maintain_order=True)
         log = Sample(rows.with_columns(pl.lit("all").alias(args.arm)), args.user, args.arm, ("all",))
     shares = shares_of(args.shares) or {"control": 0.5, "treatment": 0.5}
     settings = PlanSettings(shares, traffic, args.alpha, args.power, args.quality_alpha, args.sequential)

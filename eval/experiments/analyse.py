@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from data.errors import InputError
 from eval.experiments.decide import Correction, Key, Verdict, adjusted, decide
 from eval.experiments.effect import Effect, Reading, effect
 from eval.experiments.metric import Metric
@@ -69,8 +70,17 @@ class Analysis:
 def analyse(
     sample: Sample, metrics: Sequence[Metric], shares: Mapping[str, float], settings: AnalysisSettings
 ) -> Analysis:
-    """Read an experiment whose arms were to get `shares` of the users. Raises InputError as `effect` does."""
+    """Read an experiment whose arms were to get `shares` of the users.
+
+    Raises InputError as `effect` does, and for always-valid intervals where a user has several rows: they hold for
+    users who enter once, a sum that still grows while one looks is another process (eval/experiments/sequential.py).
+    """
     reading, users = settings.reading, sample.users()
+    if reading.planned_users is not None and sample.rows.height > sum(users.values()):
+        raise InputError(
+            f"experiment: {sample.rows.height:,} rows of {sum(users.values()):,} users: with --planned_users a user "
+            "enters once: keep one row a user, the first"
+        )
     strict = replace(reading, alpha=settings.quality_alpha)
     ratio = sample_ratio(users, shares, settings.quality_alpha, reading.planned_users is not None)
     effects = {

@@ -32,7 +32,11 @@ def rows_of_table(path: Path) -> pl.DataFrame:
 def rows_of_run(
     folder: Path, start: datetime | None = None, covariates: Sequence[str] = (), experiment: str | None = None
 ) -> pl.DataFrame:
-    """One row per decision of a run from `start` on: user_id, time, arm, every outcome label, the users' attributes.
+    """Each user's first decision from `start` on: user_id, time, arm, every outcome label, the users' attributes.
+
+    A treatment that brings people back also makes more decisions, so a mean over decisions would weigh users by what
+    the treatment did to them; of the first exposure there is one a user, whatever came of it. A user who was shown two
+    arms has a row for each, for `sample_of` to find.
 
     Outcomes whose window is still open are null, as in the outcomes table. covariates: names like
     before_active_days_7, the user's mean of that label over decisions before `start` whose window had closed by then;
@@ -66,7 +70,7 @@ def rows_of_run(
     if told is not None:
         fresh = [name for name in told.columns if name == "user_id" or name not in rows.columns]
         rows = rows.join(told.select(fresh), on="user_id", how="left", maintain_order="left")
-    return rows
+    return rows.sort("time", maintain_order=True).unique(["user_id", "arm"], keep="first", maintain_order=True)
 
 
 def attributes(users: pl.DataFrame) -> pl.DataFrame | None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from data.ingest import write_store
 from data.outcomes import write_outcomes
 from data.store import LogStore
 from data.world import PRESETS, World
+from eval.experiments.source import rows_of_run
 from policy.assignment import arm_of
 from scripts import experiment as experiment_script
 from tests.eval.experiments.made_up import experiment
@@ -75,7 +76,9 @@ def test_analyse_a_table_with_segments_and_a_funnel(tmp_path: Path, run: Run) ->
     assert sum(part["share"] for part in arm["honest_segments"]["segments"]) == pytest.approx(1.0)
 
 
-def test_plan_and_analyse_a_run_with_covariates_from_before(tmp_path: Path, run: Run) -> None:
+def spring(folder: Path, more_for: str | None = None) -> tuple[str, ...]:
+    """A run with the experiment `spring` from day 21 on; how to ask for it. `more_for`: an arm whose users, three of
+    four, are asked for twice as many decisions."""
     world = World(PRESETS["clickbait"].with_listeners(150), 0)
     world.play(world.built_in("logging"), 42, np.random.default_rng(0))
     logs = world.log()
@@ -84,9 +87,32 @@ def test_plan_and_analyse_a_run_with_covariates_from_before(tmp_path: Path, run:
     arms = [arm_of("spring", user, shares) for user in logs.decisions["user_id"].to_list()]
     began = world.settings.start + timedelta(days=21)
     made = logs.decisions.with_columns(arm=pl.when(pl.col("time") >= began).then("spring:" + pl.Series(arms)))
-    write_store(replace(logs, decisions=made), tmp_path / "logs", source="world")
-    write_outcomes(LogStore(tmp_path / "logs"), tmp_path / "outcomes")
-    where = ("--run", tmp_path, "--start", began.isoformat(), "--experiment", "spring")
+    if more_for is not None:
+        some = (pl.col("arm") == f"spring:{more_for}") & (pl.col("user_id").hash(0) % 4 > 0)
+        again = made.filter(some).with_columns(
+            pl.col("decision_id") + "-again", pl.col("time") + timedelta(seconds=1), propensity=None
+        )
+        made = pl.concat([made, again.cast(dict(made.schema))])
+    write_store(replace(logs, decisions=made), folder / "logs", source="world")
+    write_outcomes(LogStore(folder / "logs"), folder / "outcomes")
+    return "--run", str(folder), "--start", began.isoformat(), "--experiment", "spring"
+
+
+def test_what_a_treatment_does_to_the_number_of_decisions_weighs_nobody(tmp_path: Path, run: Run) -> None:
+    metrics = ("--metrics", "active_days_7", "returned_1d role=guardrail margin=50%")
+    where = spring(tmp_path / "more", "treatment")
+    plain, more = (told(run, "analyse", *asked, *metrics) for asked in (spring(tmp_path / "plain"), where))
+    assert plain["users"] == more["users"]
+    assert plain["arms"]["treatment"]["effects"] == more["arms"]["treatment"]["effects"]
+    rows = rows_of_run(tmp_path / "more", datetime.fromisoformat(where[3]), experiment="spring")
+    made = LogStore(tmp_path / "more" / "logs").decisions().filter(pl.col("arm").is_not_null())
+    first = dict(made.group_by("user_id").agg(pl.col("time").min()).iter_rows())
+    assert made.height > 2 * rows.height
+    assert dict(rows.select("user_id", "time").iter_rows()) == first
+
+
+def test_plan_and_analyse_a_run_with_covariates_from_before(tmp_path: Path, run: Run) -> None:
+    where = spring(tmp_path)
     found = told(
         run, "analyse", *where, "--metrics", "active_days_7 covariate=before_active_days_7", "--segments", "plan"
     )

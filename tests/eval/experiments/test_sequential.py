@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data.errors import InputError
+from eval.experiments.analyse import AnalysisSettings, analyse
 from eval.experiments.effect import Reading, effect
 from eval.experiments.metric import parse_metric
 from eval.experiments.peeking import OUTCOMES, false_alarms
@@ -53,6 +54,15 @@ def test_an_always_valid_reading_is_wider_and_needs_a_first_look_of_some_size() 
     assert valid.rel_lo is not None and fixed.rel_lo is not None and valid.rel_lo < fixed.rel_lo
     with pytest.raises(InputError, match="a sequential look needs 100 in each arm"):
         effect(experiment(150), parse_metric("y"), "treatment", Reading(planned_users=600))
+
+
+def test_a_user_enters_an_always_valid_reading_once() -> None:
+    settings, shares = AnalysisSettings(Reading(planned_users=600)), {"control": 0.5, "treatment": 0.5}
+    metrics = [parse_metric("y")]
+    assert analyse(experiment(600), metrics, shares, settings).users == {"control": 300, "treatment": 300}
+    with pytest.raises(InputError, match="1,200 rows of 600 users"):
+        analyse(experiment(600, rows=2), metrics, shares, settings)
+    analyse(experiment(600, rows=2), metrics, shares, AnalysisSettings())  # one look: sums by user are fine
 
 
 def test_a_sample_ratio_watched_all_the_time_raises_few_false_alarms_and_sees_a_true_one() -> None:
