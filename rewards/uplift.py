@@ -37,18 +37,30 @@ POINTS = 101
 
 @dataclass(frozen=True)
 class Trial:
-    """n people: features (n, F), treated (n,), outcome (n,), and the logged probability (n,) of being treated, or None
-    where it is not known and has to be estimated."""
+    """n decisions: features (n, F), treated (n,), outcome (n,), the logged probability (n,) of being treated, or None
+    where it is not known and has to be estimated, and whose they are, `person` (n,); None: everyone's own."""
 
     features: Floats
     treated: NDArray[np.bool_]
     outcome: Floats
     propensity: Floats | None = None
+    person: NDArray[np.generic] | None = None
+
+    @property
+    def persons(self) -> NDArray[np.int64]:
+        """Whose each row is, (n,), as numbers from 0 in order of appearance."""
+        if self.person is None:
+            return np.arange(len(self.outcome))
+        _, first, found = np.unique(self.person, return_index=True, return_inverse=True)
+        place: NDArray[np.int64] = np.argsort(np.argsort(first))
+        numbered: NDArray[np.int64] = place[found]
+        return numbered
 
     def checked(self) -> "Trial":
         """Itself. Raises InputError on a group that is too small, a propensity outside (0, 1), or an outcome not
         known."""
-        for name, size in (("treated", int(self.treated.sum())), ("untreated", int((~self.treated).sum()))):
+        for name, group in (("treated", self.treated), ("untreated", ~self.treated)):
+            size = len(np.unique(self.persons[group]))
             if size < FEWEST:
                 raise InputError(f"uplift: {size} {name} people; at least {FEWEST} of each are needed")
         if np.isnan(self.outcome).any():
@@ -120,15 +132,20 @@ def qini(share: Floats, gain: Floats) -> float:
 def estimate(trial: Trial, seed: int, folds: int = 5, draws: int = 300) -> UpliftReport:
     """Fit every learner across folds and judge their rankings; intervals are a bootstrap over people, paired.
 
-    Raises InputError for a trial that cannot say (see `Trial.checked`).
+    All decisions of a person are in one fold and are drawn together, so that nobody is ranked by a model that has seen
+    them, and ten decisions of one are not ten people. Raises InputError for a trial that cannot say (see
+    `Trial.checked`).
     """
     trial = trial.checked()
-    fold = np.random.default_rng(seed).permutation(len(trial.outcome)) % folds
+    person = trial.persons
+    count = int(person.max()) + 1
+    fold = (np.random.default_rng(seed).permutation(count) % folds)[person]
     guessed = crossfit_propensity(trial, fold)
     e = trial.propensity if trial.propensity is not None else np.clip(guessed, 0.02, 0.98)
     scores, pseudo = _crossfit(trial, e, fold, seed)
     average = float(pseudo.mean())
-    half = 1.96 * float(pseudo.std(ddof=1)) / np.sqrt(len(pseudo))
+    by_person = np.bincount(person, pseudo - average)
+    half = 1.96 * float(np.sqrt(count / (count - 1) * np.sum(by_person**2))) / len(pseudo)
     judged = _judge(scores, trial, e, draws, np.random.default_rng(seed))
     return UpliftReport((average, average - half, average + half), _overlap(trial, e, guessed), judged)
 
@@ -206,13 +223,14 @@ def _gains(
 def _judge(
     scores: Mapping[str, Floats], trial: Trial, e: Floats, draws: int, rng: np.random.Generator
 ) -> dict[str, Uplift]:
-    n = len(e)
-    people = rng.multinomial(n, np.full(n, 1.0 / n), size=draws).astype(np.float64)
+    person = trial.persons
+    count = int(person.max()) + 1
+    people = rng.multinomial(count, np.full(count, 1.0 / count), size=draws).astype(np.float64)  # (draws, people)
     found: dict[str, tuple[Floats, Floats]] = {}
     again: dict[str, tuple[Floats, Floats]] = {}
     for name, score in scores.items():
         found[name] = gain_curve(score, trial.treated, trial.outcome, e)
-        curves = [_gains(score, trial.treated, trial.outcome, e, row) for row in people]
+        curves = [_gains(score, trial.treated, trial.outcome, e, row[person]) for row in people]
         again[name] = np.array([qini(*curve) for curve in curves]), np.array([area(*curve) for curve in curves])
     result = {}
     for name, (share, gain) in found.items():

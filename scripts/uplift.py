@@ -3,10 +3,10 @@
     python scripts/uplift.py --logs ../shared/data/hillstrom_email_rct --reader hillstrom \\
         --treated womens_email --control no_email --outcome open
 
-Two arms of the log are compared, person by person: who did `--outcome` (an action) after the decision. Four rankings
-are printed beside each other, each fitted without the people it ranks: the plain outcome model that is in use, a
-T-learner, an R-learner and a DR-learner. Qini is what a ranking gains over choosing at random, per 1,000 people of the
-log.
+Two arms of the log are compared, decision by decision (in a mailing there is one a person): who did `--outcome` (an
+action) after it. Four rankings are printed beside each other, each fitted without the people it ranks: the plain
+outcome model that is in use, a T-learner, an R-learner and a DR-learner. Qini is what a ranking gains over choosing at
+random, per 1,000 decisions of the log. Intervals draw people, with all their decisions.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ class UpliftArguments:
 
 
 def trial_of(logs: Logs, args: UpliftArguments) -> Trial:
-    """One row per decision of the two arms; raises InputError where the log has no such arm, or no attributes."""
+    """One row per decision of the two arms, and whose it is.
+
+    Raises InputError where the log has no such arm, no attributes, or propensities that say nothing of both arms.
+    """
     if logs.decisions is None or "arm" not in logs.decisions.columns or logs.users is None:
         raise InputError(f"{args.logs}: uplift needs decisions with arms, and users with attributes")
     arms = logs.decisions["arm"].drop_nulls().unique().sort().to_list()
@@ -65,12 +68,26 @@ def trial_of(logs: Logs, args: UpliftArguments) -> Trial:
     known = None
     if args.propensities == "logged" and frame["propensity"].null_count() == 0:
         # Of the two arms compared: the chance of the one drawn over that of either.
-        by_arm = {
-            arm: frame["propensity"].filter(frame["arm"] == arm).to_numpy() for arm in (args.treated, args.control)
-        }
-        up, down = (float(np.mean(by_arm[arm])) for arm in (args.treated, args.control))
+        up, down = (arm_chance(frame, arm, args.logs) for arm in (args.treated, args.control))
         known = np.full(len(frame), up / (up + down))
-    return Trial(columns(facts).to_numpy(), treated, frame["outcome"].to_numpy(), known)
+    who = frame["user_id"].to_numpy()
+    return Trial(columns(facts).to_numpy(), treated, frame["outcome"].to_numpy(), known, who)
+
+
+def arm_chance(frame: pl.DataFrame, arm: str, source: str) -> float:
+    """The logged probability of being put in `arm`. Raises InputError where it is not one number for everybody.
+
+    A log has each person's chance of the arm they got, not of the other one: where chances differ, the ratio that
+    compares the two arms is not in the log.
+    """
+    logged = frame["propensity"].filter(frame["arm"] == arm).to_numpy()
+    low, high = float(logged.min()), float(logged.max())
+    if high - low > 1e-6 * high:
+        raise InputError(
+            f"{source}: the propensity of arm {arm!r} is from {low:.4g} to {high:.4g}, and what the other arm's would "
+            "have been is not logged: add --propensities estimated"
+        )
+    return high
 
 
 def columns(facts: pl.DataFrame) -> pl.DataFrame:
@@ -90,10 +107,10 @@ def show(report: UpliftReport, args: UpliftArguments, console: Console) -> None:
     console.print(f"{args.treated} against {args.control}: {more}")
     o = report.overlap
     console.print(f"Propensities {'logged' if o.known else 'estimated'}: {o.least:.3f} to {o.most:.3f}")
-    console.print(f"{o.extreme:.1%} of people beyond .05 or .95; treatment can be told with AUC {o.auc:.3f}")
-    console.print(f"Effective people {o.ess[0]:,.0f} treated, {o.ess[1]:,.0f} not")
+    console.print(f"{o.extreme:.1%} of decisions beyond .05 or .95; treatment can be told with AUC {o.auc:.3f}")
+    console.print(f"Effective decisions {o.ess[0]:,.0f} treated, {o.ess[1]:,.0f} not")
     console.print(f"Largest imbalance {o.imbalance[0]:.3f} sd, {o.imbalance[1]:.3f} after weighting")
-    about = "per 1,000 people [95%]"
+    about = "per 1,000 decisions [95%]"
     table = Table("ranked by", f"Qini {about}", f"AUUC {about}", "Qini over the outcome model", "gain at 30% treated")
     for name, found in report.learners.items():
         cells = [_interval(found.qini), _interval(found.auuc)]

@@ -77,6 +77,25 @@ def test_propensities_that_are_not_known_are_estimated_and_their_overlap_is_said
     assert overlap.ess[0] < blind.treated.sum()
 
 
+def test_ten_decisions_of_a_person_are_not_ten_people() -> None:
+    """Everybody four times over: the same effect and, but for chance, intervals as wide as for everybody once."""
+    trial, _ = made_up_trial(np.random.default_rng(4), 2000, 0.2, confounded=False)
+    rows = np.tile(np.arange(2000), 4)
+    assert trial.propensity is not None
+    x, t, y, e = trial.features[rows], trial.treated[rows], trial.outcome[rows], trial.propensity[rows]
+    once = estimate(trial, 0, folds=3, draws=60)
+    grouped = estimate(Trial(x, t, y, e, np.array([f"u{i}" for i in rows])), 0, folds=3, draws=60)
+    split = estimate(Trial(x, t, y, e), 0, folds=3, draws=60)
+    width = once.effect[2] - once.effect[1]
+    assert grouped.effect[2] - grouped.effect[1] == pytest.approx(width, rel=0.1)
+    assert split.effect[2] - split.effect[1] < 0.6 * width  # what taking every row for a person would claim
+    # Nobody is ranked by a model that has seen them: a model of rows knows people by heart and ranks them by luck.
+    for name in ("t_learner", "dr_learner"):
+        assert grouped.learners[name].qini[0] < split.learners[name].qini[0], name
+    with pytest.raises(InputError, match="100 treated"):
+        estimate(Trial(x, t, y, e, np.where(t, rows % 100, rows)), 0)
+
+
 def test_a_trial_that_cannot_say_is_refused() -> None:
     x = np.zeros((500, 1))
     half = np.arange(500) % 2 == 0

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -42,6 +43,24 @@ def test_only_what_came_after_counts_and_chances_are_of_the_two_arms() -> None:
     assert trial.propensity is not None
     np.testing.assert_allclose(trial.propensity, 2 / 3)
     assert trial_of(small_log(), asked(propensities="estimated")).propensity is None
+
+
+def test_a_chance_that_differs_within_an_arm_is_no_logged_chance_of_two_arms() -> None:
+    logs = small_log()
+    assert logs.decisions is not None
+    chances = logs.decisions.with_columns(propensity=pl.Series([0.4, 0.1, 0.2, 0.4]))
+    with pytest.raises(InputError, match=r"of arm 'mail' is from 0\.1 to 0\.4.*add --propensities estimated"):
+        trial_of(replace(logs, decisions=chances), asked())
+    assert trial_of(replace(logs, decisions=chances), asked(propensities="estimated")).propensity is None
+    others = logs.decisions.with_columns(propensity=pl.Series([0.4, 0.4, 0.2, 0.9]))  # of an arm not compared
+    assert trial_of(replace(logs, decisions=others), asked()).propensity is not None
+
+
+def test_whose_decisions_they_are_is_kept() -> None:
+    logs = small_log()
+    assert logs.decisions is not None
+    twice = logs.decisions.with_columns(user_id=pl.Series(["a", "b", "a", "d"]))
+    assert trial_of(replace(logs, decisions=twice), asked()).persons.tolist() == [0, 1, 0]
 
 
 def test_words_become_columns_and_numbers_stay() -> None:
