@@ -67,6 +67,8 @@ class Decisions:
     reaction: Int8  # (D, K)
     seconds: Float32  # (D, K)
     move: list[str | None] = field(default_factory=list)  # the logged steer token; empty = not read
+    # (D,) the log names candidates, and they are not the whole catalog; empty = not read
+    restricted: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
 
     def take(self, rows: npt.ArrayLike) -> "Decisions":
         """The decisions in `rows` (integer rows or a boolean mask (D,)), in that order."""
@@ -87,6 +89,7 @@ class Decisions:
             reaction=self.reaction[index],
             seconds=self.seconds[index],
             move=[self.move[i] for i in index.tolist()] if self.move else [],
+            restricted=self.restricted[index] if self.restricted.size else self.restricted,
         )
 
     def __len__(self) -> int:
@@ -202,6 +205,7 @@ def load(
         reaction=_padded(decisions["reaction"], slots, -1).astype(np.int8),
         seconds=_padded(decisions["seconds"], slots, 0).astype(np.float32),
         move=decisions["move"].to_list(),
+        restricted=decisions["restricted"].to_numpy(),
     )
 
 
@@ -224,7 +228,9 @@ def _load_bucket(store: LogStore, bucket: int, index: pl.DataFrame) -> tuple[lis
         settled=pl.col("settled").cum_max().over("user"),
     )
     made = made.with_columns(
-        hour_of_week=hour_of_week(local_clock(made)), surface=pl.col("surface").replace_strict(SURFACE_CODE)
+        hour_of_week=hour_of_week(local_clock(made)),
+        surface=pl.col("surface").replace_strict(SURFACE_CODE),
+        restricted=(pl.col("candidates").list.n_unique() < index.height).fill_null(False),
     ).with_row_index("decision")
     before = (
         made.select("decision", "user", "time")
@@ -265,7 +271,7 @@ def _load_bucket(store: LogStore, bucket: int, index: pl.DataFrame) -> tuple[lis
     )
     made = made.drop("slate").join(shown, on="decision", how="left", maintain_order="left")
     columns = ["user", "time", "decision_id", "known", "hour_of_week", "surface", "slate", "propensity", "steer"]
-    made = made.select(*columns, "reaction", "seconds", "move").sort("user", "time", maintain_order=True)
+    made = made.select(*columns, "reaction", "seconds", "move", "restricted").sort("user", "time", maintain_order=True)
     past = past.select("user", "row", "action", "time", "surface", "hour_of_week")
     return names.to_list(), past, made
 

@@ -51,6 +51,7 @@ from eval.report.inputs import (
 from eval.report.metrics import is_candidate
 from eval.rollout import Rollout, RolloutSettings, play
 from eval.rounds import LoggedRounds
+from eval.scorable import scorable
 from eval.slates import logged_by, plackett_luce_positions, plackett_luce_prefixes
 from policy.agent import LanguageModelPolicy, position_log_probs, slate_log_probs, top_items
 from policy.checkpoint import Speaker
@@ -175,9 +176,11 @@ def off_policy_section(
     It is of the first of `labels` whose window closed within the log for at least FEWEST_ROUNDS of them; None without.
 
     q is the reward model's expectation for the logged slate, v its mean over four slates drawn from the policy. Where
-    whole slates support no value and the logging policy can be asked, single positions are (`pi`, `pi_dr`).
+    whole slates support no value and the logging policy can be asked, single positions are (`pi`, `pi_dr`). Decisions
+    that the policies cannot be asked about again are left out and counted (`eval.scorable`).
     """
-    later = judged.later(len(judged.decisions), seed)
+    sizes = {spoken.settings.slate_size for spoken in judged.speakers.values()}
+    later, left_out = scorable(judged.decisions, judged.later(len(judged.decisions), seed), sizes)
     for label in (name for name in labels if name in reward.labels):
         known_label = _labels(outcomes, label, judged.decisions)
         rows = later[~np.isnan(known_label[later])]
@@ -187,6 +190,9 @@ def off_policy_section(
         return None
     rows = np.sort(np.random.default_rng(seed).permutation(rows)[:rounds])
     decisions = judged.decisions.take(rows)
+    organic = bool(np.isnan(decisions.log_propensity).all())
+    if sizes and not organic:  # in a log with longer slates all are padded to the longest
+        decisions = replace(decisions, slate=decisions.slate[:, : max(sizes)])
     states = reward.encode(judged.histories, decisions)
     column = reward.labels.index(label)
     base = reward.outcomes(states)[label]
@@ -200,7 +206,6 @@ def off_policy_section(
     user, truth = decisions.user, known_label[rows]
     on_log = LoggedRounds(decisions.log_propensity, decisions.log_propensity, truth, user, q, q)
     values["logging"] = off_policy_value(on_log, settings)
-    organic = bool(np.isnan(decisions.log_propensity).all())
     positions = None if organic else _logged_positions(judged, decisions, seed)
     for name, spoken in judged.speakers.items():
         known = contexts(judged.histories, decisions, spoken.settings.history_length)
@@ -218,15 +223,16 @@ def off_policy_section(
             new = position_log_probs(spoken, known, decisions.slate, POSITION_SAMPLES, generator)
             by_position = replace(found, position_log=positions, position_new=np.minimum(new, 0.0))
             values[name] = off_policy_value(by_position, settings)
-    return OffPolicySection(label, values, checks)
+    return OffPolicySection(label, values, checks, left_out)
 
 
 def _logged_positions(judged: Judged, decisions: Decisions, seed: int) -> NDArray[np.float64] | None:
     """Log-probabilities (B, K) of logged items at their positions; None where the logging policy cannot be asked.
 
-    Raises InputError where what it says now is not what it said when it wrote the log.
+    It says no move: a log with moves in it is, in part, that of a server and of other policies. Raises InputError where
+    what it says now is not what it said when it wrote the log.
     """
-    if judged.logging is None:
+    if judged.logging is None or any(move is not None for move in decisions.move):
         return None
     scores = judged.logging(contexts(judged.histories, decisions))
     logged_by(plackett_luce_prefixes(scores, decisions.slate), decisions.log_propensity)

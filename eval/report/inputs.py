@@ -81,11 +81,13 @@ class OffPolicySection:
     """Off-policy values by policy; `reward` is the label, or words for the outcome, that is being valued.
 
     checks: by policy, numbers whose true value is known (eval/diagnostics.py), where the log supports a value.
+    left_out: reason -> decisions that policies cannot be asked about again (eval/scorable.py).
     """
 
     reward: str
     values: Mapping[str, OffPolicyValue]
     checks: Mapping[str, Sequence[Check]] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ def report_numbers(inputs: ReportInputs) -> Json:
         report["ope"] = {policy: estimates_json(value) for policy, value in values.items()}
         report["ope_about"] = {
             "reward": inputs.off_policy.reward,
+            "left_out": dict(inputs.off_policy.left_out),
             "support": {policy: asdict(value.support) for policy, value in values.items()},
             "logging": {policy: asdict(value.logging) for policy, value in values.items()},
             "by_weights": {

@@ -75,6 +75,17 @@ def test_an_interaction_is_one_item_in_one_sitting_with_its_strongest_reaction(t
     assert (decisions.steer, decisions.move) == (["slow"], ["explore"])
 
 
+def test_candidates_restrict_a_decision_where_they_leave_items_out(tmp_path: Path) -> None:
+    every = ITEMS["item_id"].to_list()
+    candidates = {"all": every, "few": every[:3], "none": None}
+    made = [
+        decision(name, "u", at, ["i0", "i1"], candidates=those) for at, (name, those) in enumerate(candidates.items())
+    ]
+    _, decisions = loaded(tmp_path, [event("u", 9, "i1"), event("v", 9, "i1")], made)
+    assert dict(zip(decisions.decision_id, decisions.restricted.tolist())) == {"all": False, "few": True, "none": False}
+    assert decisions.take([1]).restricted.tolist() == [True]
+
+
 def test_a_decision_knows_what_came_strictly_before_it_also_in_its_own_session(tmp_path: Path) -> None:
     events = [
         event("u", 0, "i0", decision="d"),
