@@ -47,6 +47,8 @@ class EngineSettings:
     can be loaded while it runs. constrained: with the catalog plugin; without it, a plain vLLM to compare with.
     slate_size: K when a request names none. log: file for vLLM's own output. startup_seconds: patience before
     giving up. kv_cache_gib: memory for attention caches on a CPU. max_requests: requests decoded together.
+    api_key: what vLLM wants to see on its /v1 routes, by which adapters are loaded too; needed where `host` is not this
+    machine's alone.
     """
 
     model: Path
@@ -65,6 +67,7 @@ class EngineSettings:
     max_requests: int = 64
     startup_seconds: float = 300.0
     extra: tuple[str, ...] = ()
+    api_key: str | None = field(default=None, repr=False)
 
     @property
     def url(self) -> str:
@@ -127,9 +130,9 @@ class Engine:
     def _warm_up(self) -> None:
         """Ask every policy once: the first answer of each loads its weights, which no listener should wait for."""
         for name in (self.settings.model.name, *self.settings.adapters):
-            answer = httpx.post(
-                f"{self.settings.url}/v1/completions", json={"model": name, "prompt": "<slate>"}, timeout=120.0
-            )
+            asked = {"model": name, "prompt": "<slate>"}
+            headers = bearer(self.settings.api_key)
+            answer = httpx.post(f"{self.settings.url}/v1/completions", json=asked, headers=headers, timeout=120.0)
             if answer.status_code != httpx.codes.OK:
                 self.stop()
                 raise InputError(f"vLLM cannot answer as {name!r}: {answer.text[:300]} ({self.settings.log})")
@@ -156,6 +159,11 @@ class Engine:
         spoken = [line for line in lines if line]
         errors = [line for line in spoken if "Error" in line and "See root cause" not in line]
         return (errors or spoken or ["no output"])[0 if errors else -1][-300:]
+
+
+def bearer(key: str | None) -> dict[str, str]:
+    """The header that shows an API key; none without one."""
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def command(settings: EngineSettings) -> list[str]:
@@ -201,8 +209,10 @@ def environment(settings: EngineSettings) -> dict[str, str]:
     threads = {"OMP_NUM_THREADS": "1"} if small else {}
     named = ",".join(f"{name}={folder.resolve()}" for name, folder in settings.catalogs.items())
     versions = {VERSIONS: str(settings.catalog_versions.resolve())} if settings.catalog_versions else {}
-    # Adapters are loaded and unloaded over HTTP, by name and path: only this machine can reach that port.
+    # Adapters are loaded and unloaded over HTTP, by name and path: only this machine, or who has the key, may do that.
     runtime = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"} if settings.spare_adapters else {}
+    # Not on the command line, which every user of the machine can read.
+    key = {"VLLM_API_KEY": settings.api_key} if settings.api_key else {}
     return {
         **eager,
         **threads,
@@ -213,6 +223,7 @@ def environment(settings: EngineSettings) -> dict[str, str]:
         **os.environ,
         **versions,
         **runtime,
+        **key,
         DEFAULT: str(settings.catalog.resolve()),
         NAMED: named,
         SLATE: str(settings.slate_size),

@@ -3,11 +3,15 @@
 Each vLLM replica is an actor that keeps one vLLM child; each gateway replica talks to one of them. Gateways are
 stateless: the run, the served folder and the state must be reachable from every machine (a shared file system, and
 Redis where there is more than one machine). Arms hold across replicas because they are a hash of the listener.
+
+A vLLM that other machines must reach listens on its node's network address and wants a key, which is made anew at every
+deployment and known to its gateways alone. On a cluster of one node it listens on the loopback address, key and all.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +31,8 @@ class EngineReplica:
     """One vLLM child, started where Ray puts this actor, and started again when it ends."""
 
     def __init__(self, settings: EngineSettings) -> None:
-        host = cast("Callable[[], str]", ray.util.get_node_ip_address)()
+        alone = len(cast("Callable[[], list[object]]", ray.nodes)()) == 1
+        host = "127.0.0.1" if alone else cast("Callable[[], str]", ray.util.get_node_ip_address)()
         local = replace(
             settings, host=host, port=free_port(host), log=settings.log.with_name(f"vllm-{os.getpid()}.log")
         )
@@ -53,7 +58,11 @@ def deploy(plan: Plan, gateways: int, engines: int, settings: EngineSettings | N
         raise InputError(f"{gateways} gateways and {engines} engines: at least one of each is needed")
     ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
     replica = ray.remote(num_cpus=1)(EngineReplica)
-    actors: list[Any] = [replica.remote(settings) for _ in range(engines)] if settings else []
+    actors: list[Any] = []
+    if settings is not None:
+        key = secrets.token_urlsafe(32)
+        plan = replace(plan, gateway=replace(plan.gateway, engine_key=key))
+        actors = [replica.remote(replace(settings, api_key=key)) for _ in range(engines)]
     urls = ray.get([actor.url.remote() for actor in actors]) or [plan.gateway.engine_url]
 
     def application() -> FastAPI:

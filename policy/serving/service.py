@@ -11,7 +11,7 @@ import asyncio
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -25,6 +25,7 @@ from policy.serving.breaker import Breaker
 from policy.serving.decision_log import SegmentLog
 from policy.serving.deployment import Deployment
 from policy.serving.drift import Watch
+from policy.serving.engine import bearer
 from policy.serving.experiments import FILE as EXPERIMENT
 from policy.serving.experiments import Traffic
 from policy.serving.forecast import Forecast
@@ -40,14 +41,16 @@ _JSON = {"Content-Type": "application/json"}
 
 @dataclass(frozen=True)
 class GatewaySettings:
-    """engine_url: where vLLM listens. connect_seconds, answer_seconds: patience with it on the OpenAI routes.
+    """engine_url: where vLLM listens. engine_key: the API key it wants, if it wants one.
 
+    connect_seconds, answer_seconds: patience with it on the OpenAI routes.
     deadline_seconds: within which a recommendation is answered, by whichever rung, unless the request says another.
     max_in_flight: requests answered at once, at most. keep_words: whether what listeners ask for, in words, is in the
     decision log (without it a decision cannot be scored again). seed: of popular slates; None takes the system's.
     """
 
     engine_url: str
+    engine_key: str | None = field(default=None, repr=False)
     connect_seconds: float = 1.0
     answer_seconds: float = 60.0
     deadline_seconds: float = 5.0
@@ -99,7 +102,9 @@ class Service:
         self.live_error: str | None = None
         timeout = httpx.Timeout(settings.answer_seconds, connect=settings.connect_seconds)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
-        self.engine = httpx.AsyncClient(base_url=settings.engine_url, timeout=timeout, limits=limits)
+        self.engine = httpx.AsyncClient(
+            base_url=settings.engine_url, headers=bearer(settings.engine_key), timeout=timeout, limits=limits
+        )
 
     async def close(self) -> None:
         """Finish what is being written and hang up."""

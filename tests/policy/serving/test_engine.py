@@ -106,6 +106,9 @@ def test_the_command_serves_masked_propensities_and_every_adapter(run: Path) -> 
     spare = replace(settings, spare_adapters=2)
     assert "--max-loras 5" in " ".join(command(spare))
     assert environment(spare)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
+    keyed = replace(settings, api_key="quite-secret")
+    assert environment(keyed)["VLLM_API_KEY"] == "quite-secret"
+    assert "quite-secret" not in " ".join(command(keyed)) + repr(keyed)  # a process list shows commands to everybody
 
 
 def test_a_port_that_is_no_port_is_refused() -> None:

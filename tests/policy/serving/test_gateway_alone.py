@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -45,15 +45,22 @@ def client(deployment: Deployment, served: Path, port: int, **settings: Any) -> 
 
 
 @contextmanager
-def engine(answers: dict[str, tuple[float, int, object]]) -> Iterator[int]:
-    """A stand-in for vLLM gone wrong. answers: model -> (seconds, status, body). Its port."""
+def engine(
+    answers: Mapping[str, tuple[float, int, object]], heard: list[dict[str, Any]] | None = None
+) -> Iterator[int]:
+    """A stand-in for vLLM gone wrong. answers: model -> (seconds, status, body); bytes are sent as they are.
+
+    Yields its port; what it was asked is added to `heard`, with the key it was shown.
+    """
 
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if heard is not None:
+                heard.append({**asked, "key": self.headers["Authorization"]})
             seconds, status, said = answers[asked["model"]]
             time.sleep(seconds)
-            body = json.dumps(said).encode()
+            body = said if isinstance(said, bytes) else json.dumps(said).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
