@@ -121,6 +121,8 @@ def _arguments(deployment: Deployment, request: RecommendationRequest, blocked: 
         "blocked": request.blocked,
         "seen": request.seen,
         "end": 0,
+        # Pinned, or vLLM would decode with the newest while we still read slates with the one before.
+        "catalog": deployment.catalog.version,
     }
     arguments = SlateArguments.parse(
         {key: value for key, value in given.items() if value is not None}, deployment.slate_size
