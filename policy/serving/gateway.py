@@ -13,7 +13,7 @@ GET, PUT, DELETE /v1/experiment   who gets which arm
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI, Request, Response
@@ -42,6 +42,7 @@ from policy.serving.page import page_routes
 from policy.serving.recommend import recommend as answer
 from policy.serving.reference import measure
 from policy.serving.service import Refusal, Service
+from policy.serving.slate_arguments import MAX_BLOCKED
 from policy.serving.state import EVERYBODY, StateError
 from policy.serving.take_in import take_in
 
@@ -93,10 +94,11 @@ def create_app(service: Service, live: Live | None = None) -> FastAPI:
         """Block items, or unblock them, from the next recommendation on. Without a user: for everybody."""
         user = EVERYBODY if request.user_id is None else request.user_id
         try:
-            if request.block:
-                await service.state.block(user, request.block)
             if request.unblock:
                 await service.state.unblock(user, request.unblock)
+            if request.block:
+                await _has_room(service, user, request.block)
+                await service.state.block(user, request.block)
             return BlockResponse(blocked=sorted((await service.state.glance(user)).blocked))
         except StateError as error:
             raise Refusal(503, "the state cannot be reached, so nothing was blocked", "service_unavailable") from error
@@ -156,6 +158,16 @@ def create_app(service: Service, live: Live | None = None) -> FastAPI:
     app.include_router(page_routes(service))
     app.router.routes.extend(assistants.routes)
     return app
+
+
+async def _has_room(service: Service, user: str, block: Sequence[str]) -> None:
+    """Refuses with 400 what would make a list of blocked items longer than a request to vLLM can carry."""
+    held = (await service.state.glance(user)).blocked
+    if user != EVERYBODY:
+        held -= (await service.state.glance(EVERYBODY)).blocked
+    if (count := len(held.union(block))) > MAX_BLOCKED:
+        whose = "everybody" if user == EVERYBODY else "this listener"
+        raise Refusal(400, f"{count} items blocked for {whose}: at most {MAX_BLOCKED}; take items out of the catalog")
 
 
 def _explain_errors(app: FastAPI) -> None:

@@ -140,7 +140,7 @@ async def _read(service: Service, request: Request, chat: bool) -> Asked:
     user_id = str(body.get("user") or "anonymous")
     try:
         arguments = SlateArguments.parse(given, deployment.slate_size)
-        arguments = arguments.without(await service.listeners.blocked(user_id))
+        arguments = arguments.without(await service.listeners.blocked(user_id), deployment.index)
         if arguments.catalog not in ("", deployment.catalog.version):
             raise Refusal(400, f"vllm_xargs: catalog: this gateway has {deployment.catalog.version} and no other")
         arguments.eligible(deployment.index)

@@ -31,7 +31,7 @@ from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from data.errors import InputError
 from policy.grammar import SlateGrammar
 from policy.serving.catalogs import Entry, ServedCatalogs
-from policy.serving.slate_arguments import SlateArguments
+from policy.serving.slate_arguments import MAX_SENT, SlateArguments
 from policy.trie import Eligibility
 from policy.vocabulary import Vocabulary
 
@@ -71,7 +71,7 @@ class CatalogLogitsProcessor(LogitsProcessor):
         """
         served = served_catalogs()
         given = sampling_params.extra_args or {}
-        arguments = SlateArguments.parse(given, served.slate_size)
+        arguments = SlateArguments.parse(given, served.slate_size, MAX_SENT)
         entry = served.find(arguments.catalog)
         arguments.eligible(entry.index)
         if not sampling_params.detokenize and sampling_params.max_tokens == 1:
@@ -147,7 +147,7 @@ class CatalogLogitsProcessor(LogitsProcessor):
         return grammar.legal(said, Eligibility(torch.cat(counts), torch.arange(len(answers), device=self._device)))
 
     def _answer(self, params: SamplingParams, prompt: list[int] | None, said: list[int]) -> Answer:
-        arguments = SlateArguments.parse(params.extra_args, self._served.slate_size)
+        arguments = SlateArguments.parse(params.extra_args, self._served.slate_size, MAX_SENT)
         entry = self._served.pinned(arguments.catalog)
         grammar = self._grammar(entry, arguments.slate_size)
         rows = arguments.eligible(entry.index)

@@ -3,7 +3,7 @@
     the wanted adapter  ->  the base policy  ->  a slate drawn by popularity, without the model server
 
 Each rung has its own logged policy and its own propensity, so an off-policy estimate never takes one for another. A
-rung whose breaker is open is passed over; what is the client's fault is 400 and no reason to climb down.
+rung whose breaker is open is passed over; what is the client's fault is 400, before any rung is tried.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _arguments(deployment: Deployment, request: RecommendationRequest, blocked: 
     arguments = SlateArguments.parse(
         {key: value for key, value in given.items() if value is not None}, deployment.slate_size
     )
-    return arguments.without(blocked)
+    return arguments.without(blocked, deployment.index)
 
 
 async def _climb(
@@ -155,11 +155,13 @@ async def _climb(
             with service.metrics.stage("engine"):
                 decided = await draw_as(service, deployment, rung, ids, arguments, patience)
         except Refusal as refused:
-            if refused.status == 400:
+            # A request that passed our checks and not vLLM's is not the client's fault, and no sign of an ill rung.
+            reason = {400: "refused", 504: "timeout"}.get(refused.status, "error")
+            if reason == "refused":
                 breaker.abandoned()
-                raise
-            breaker.failed()
-            service.metrics.fallbacks.labels(rung, "timeout" if refused.status == 504 else "error").inc()
+            else:
+                breaker.failed()
+            service.metrics.fallbacks.labels(rung, reason).inc()
         except BaseException:
             breaker.abandoned()
             raise

@@ -20,6 +20,8 @@ from data.errors import InputError
 DEFAULT_SLATE = 5
 MAX_SLATE = 20
 MAX_BLOCKED = 10_000
+# In one list before vLLM: a request's own, the listener's, and what was taken down for everybody.
+MAX_SENT = 3 * MAX_BLOCKED
 
 NAMES = ("catalog", "slate_size", "kinds", "blocked", "seen", "end")
 # What vLLM itself puts beside our arguments.
@@ -43,26 +45,28 @@ class SlateArguments:
     catalog: str = ""
 
     @classmethod
-    def parse(cls, given: Mapping[str, object] | None, default_size: int) -> SlateArguments:
-        """Read request arguments. Raises InputError naming the argument that is wrong and what it may be."""
+    def parse(cls, given: Mapping[str, object] | None, default_size: int, longest: int = MAX_BLOCKED) -> SlateArguments:
+        """Read request arguments, lists of at most `longest`.
+
+        Raises InputError naming the argument that is wrong and what it may be.
+        """
         given = {name: value for name, value in (given or {}).items() if name not in ENGINE_NAMES}
         unknown = sorted(set(given) - set(NAMES))
         if unknown:
             raise InputError(f"unknown argument {unknown[0]!r}: a slate takes {', '.join(NAMES)}")
         return cls(
             slate_size=_whole(given.get("slate_size", default_size), "slate_size", 1, MAX_SLATE),
-            kinds=_words(given.get("kinds", ()), "kinds"),
-            blocked=_words(given.get("blocked", ()), "blocked"),
-            seen=_words(given.get("seen", ()), "seen"),
+            kinds=_words(given.get("kinds", ()), "kinds", longest),
+            blocked=_words(given.get("blocked", ()), "blocked", longest),
+            seen=_words(given.get("seen", ()), "seen", longest),
             end=bool(_whole(given.get("end", 1), "end", 0, 1)),
             catalog=_word(given.get("catalog", ""), "catalog"),
         )
 
-    def without(self, item_ids: Collection[str]) -> SlateArguments:
-        """The same, with further items blocked."""
-        if not item_ids:
-            return self
-        return replace(self, blocked=tuple(dict.fromkeys((*self.blocked, *sorted(item_ids)))))
+    def without(self, item_ids: Collection[str], catalog: CatalogIndex) -> SlateArguments:
+        """The same, with those of `item_ids` blocked that the catalog has: what was blocked once may be long gone."""
+        known = sorted(item for item in item_ids if item in catalog.row_of)
+        return replace(self, blocked=tuple(dict.fromkeys((*self.blocked, *known)))) if known else self
 
     def xargs(self) -> dict[str, object]:
         """The same arguments as `vllm_xargs`, defaults left out."""
@@ -139,13 +143,13 @@ def _word(value: object, name: str) -> str:
     return value
 
 
-def _words(value: object, name: str) -> tuple[str, ...]:
+def _words(value: object, name: str, longest: int) -> tuple[str, ...]:
     if isinstance(value, str):
         words: list[object] = [word.strip() for word in value.split(",")]
     elif isinstance(value, list | tuple):
         words = list(value)
     else:
         raise InputError(f"{name} must be a list of strings or one comma-separated string, got {value!r}")
-    if len(words) > MAX_BLOCKED:
-        raise InputError(f"{name} has {len(words)} entries, at most {MAX_BLOCKED} fit in a request")
+    if len(words) > longest:
+        raise InputError(f"{name} has {len(words)} entries, at most {longest} fit in a request")
     return tuple(dict.fromkeys(str(word) for word in words if str(word)))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from policy.serving.deployment import Deployment
+from policy.serving.slate_arguments import MAX_BLOCKED, MAX_SENT, SlateArguments
 from tests.policy.serving.test_gateway_alone import client, engine, slate
 from tests.policy.serving.tiny_run import build
 
@@ -35,3 +36,35 @@ def test_a_recommendation_is_decoded_with_the_catalog_that_reads_it(deployment: 
         answer = gateway.post("/v1/recommendations", json={"user_id": "u"}).json()
 
     assert heard[0]["vllm_xargs"]["catalog"] == answer["catalog"] == deployment.catalog.version
+
+
+def test_a_long_block_list_reaches_vllm_as_the_catalogs_part_of_it(deployment: Deployment, tmp_path: Path) -> None:
+    heard: list[dict[str, Any]] = []
+    answers = {"ppo": (0.0, 200, slate(deployment, [1, 2, 3, 4, 5]))}
+    gone = [f"gone-{number}" for number in range(MAX_BLOCKED - 1)]
+    with engine(answers, heard) as port, client(deployment, tmp_path, port) as gateway:
+        assert gateway.post("/v1/blocked", json={"user_id": "u", "block": [*gone, "item-07"]}).status_code == 200
+        full = gateway.post("/v1/blocked", json={"user_id": "u", "block": ["one-more"]})
+        again = gateway.post("/v1/blocked", json={"user_id": "u", "block": ["item-07"]})
+        answer = gateway.post("/v1/recommendations", json={"user_id": "u", "blocked": ["mine"]})
+
+    assert (full.status_code, again.status_code) == (400, 200)
+    assert "at most 10000" in full.json()["error"]["message"]
+    assert answer.json()["fallback"] is None
+    assert heard[0]["vllm_xargs"]["blocked"] == ["mine", "item-07"]
+
+
+def test_vllm_takes_every_list_that_a_gateway_may_send() -> None:
+    most = {"blocked": [f"i{number}" for number in range(MAX_SENT)]}
+    assert len(SlateArguments.parse(most, 5, MAX_SENT).blocked) == 3 * MAX_BLOCKED
+
+
+def test_what_vllm_refuses_is_not_the_clients_fault_and_closes_no_rung(deployment: Deployment, tmp_path: Path) -> None:
+    refused = (0.0, 400, {"error": {"message": "blocked has 40000 entries"}})
+    with engine({"ppo": refused, "sft": refused}) as port, client(deployment, tmp_path, port) as gateway:
+        answers = [gateway.post("/v1/recommendations", json={"user_id": "u"}) for _ in range(5)]
+        metrics = gateway.get("/metrics").text
+
+    assert {(answer.status_code, answer.json()["fallback"]) for answer in answers} == {(200, "popular")}
+    assert 'longplay_fallbacks_total{reason="refused",rung="ppo"} 5.0' in metrics
+    assert 'longplay_breaker_open{rung="ppo"} 0.0' in metrics
