@@ -13,8 +13,8 @@ GET, PUT, DELETE /v1/experiment   who gets which arm
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -58,14 +58,15 @@ def create_app(service: Service, live: Live | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(_watch(service, live)), asyncio.create_task(_refer(service))]
-        async with tools.session_manager.run():
-            yield
-        for task in tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-        await service.close()
+        tasks = [asyncio.create_task(watcher) for watcher in _watchers(service, live)]
+        try:
+            async with tools.session_manager.run():
+                yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await service.close()
 
     app = FastAPI(title="Longplay", description=__doc__ or "", lifespan=lifespan, redoc_url=None)
     metrics = service.metrics
@@ -195,22 +196,39 @@ def _explain_errors(app: FastAPI) -> None:
         return JSONResponse(refusal(error.status_code, str(error.detail)), error.status_code, error.headers)
 
 
-async def _watch(service: Service, live: Live | None) -> None:
-    """Follow the files that an operator changes while we run."""
-    while True:
-        await asyncio.sleep(WATCH_SECONDS)
+def _watchers(service: Service, live: Live | None) -> list[Coroutine[None, None, None]]:
+    """What follows the files that an operator changes while we run, and keeps a reference for every served policy."""
+
+    async def traffic() -> None:
         service.traffic.refresh(service.deployment.versions)
+
+    async def keys() -> None:
         service.keys_error = watched(service.keys)
-        if live is not None:
-            await live.refresh()
-            service.live_error = live.error
+
+    async def run() -> None:
+        assert live is not None
+        await live.refresh()
+        service.live_error = live.error
+
+    watchers = [
+        _again_and_again(service, "experiment", WATCH_SECONDS, traffic),
+        _again_and_again(service, "keys", WATCH_SECONDS, keys),
+        _again_and_again(service, "reference", REFERENCE_SECONDS, lambda: measure(service, service.served)),
+    ]
+    return [*watchers, _again_and_again(service, "run", WATCH_SECONDS, run)] if live is not None else watchers
 
 
-async def _refer(service: Service) -> None:
-    """Keep a reference for every policy that is served, new ones too."""
+async def _again_and_again(service: Service, name: str, seconds: float, step: Callable[[], Awaitable[None]]) -> None:
+    """One fault must not end the watching for good: it is told by /ready and /metrics, and the step tried again."""
     while True:
-        await asyncio.sleep(REFERENCE_SECONDS)
-        await measure(service, service.served)
+        await asyncio.sleep(seconds)
+        try:
+            await step()
+        except Exception as error:  # noqa: BLE001 - whatever it was, the next look may go well
+            service.metrics.watch_errors.labels(name).inc()
+            service.faults[name] = f"{name} cannot be followed: {type(error).__name__}: {error}"
+        else:
+            service.faults.pop(name, None)
 
 
 async def _engine_is_up(service: Service) -> bool:

@@ -23,7 +23,7 @@ from pathlib import Path
 from data.errors import InputError
 from policy.serving.deployment import BASE, Deployment
 from policy.serving.popular import Popular
-from policy.serving.service import Refusal, Service
+from policy.serving.service import Refusal, Service, decoded
 from policy.serving.supervisor import Supervisor
 
 Stamps = tuple[tuple[str, int], ...]
@@ -74,29 +74,30 @@ class Live:
         if stamps == self._stamps:
             return False
         run = self._service.deployment.run
+        self._stamps = ()  # until it is served, or known not to be: whatever fails below is tried again
         try:
             new = await asyncio.to_thread(Deployment.load, run, self._wanted, self._default, self._served / "catalogs")
         except (InputError, OSError) as error:
-            self.error = str(error)  # perhaps half written: it is looked at again as long as it is not as it was
+            self.error = str(error)  # perhaps half written
             return False
-        self._stamps = stamps
         old = self._service.deployment
         if new.versions[BASE].partition("@")[2] != old.versions[BASE].partition("@")[2]:
-            self.error = f"{new.base} has changed: restart the server to serve it"
+            self._stamps, self.error = stamps, f"{new.base} has changed: restart the server to serve it"
             return False
         try:
-            return await self._replace(old, await asyncio.to_thread(publish, new, self._served))
+            replaced = await self._replace(old, await asyncio.to_thread(publish, new, self._served))
         except (Refusal, OSError) as error:
             self.error = f"{run} has changed and cannot be served: {error}"
-            self._stamps = ()  # try again
             return False
+        self._stamps = stamps
+        return replaced
 
     async def _adopt(self) -> None:
         """Find out what vLLM calls our adapters: it may have run for long, and have had others loaded since."""
         deployment = self._service.deployment
         try:
             listed = await self._service.ask("GET", "/v1/models", seconds=5.0)
-            roots = {model["id"]: Path(model["root"]).resolve() for model in listed.json()["data"]}
+            roots = {model["id"]: Path(model["root"]).resolve() for model in decoded(listed)["data"]}
             names = {}
             for name, folder in deployment.adapters.items():
                 same = [known for known, root in roots.items() if root == folder.resolve()]

@@ -77,6 +77,12 @@ class Metrics:
         self.state_errors = Counter(
             "longplay_state_errors_total", "Times that the state could not be reached.", registry=self.registry
         )
+        self.watch_errors = Counter(
+            "longplay_watch_errors_total",
+            "Looks at the experiment, the keys, the run or a reference that ended in an error nobody foresaw.",
+            ("what",),
+            registry=self.registry,
+        )
         self.unparsed = Counter(
             "longplay_unparsed_total",
             "Completions that were not a whole legal slate and so are not in the decision log.",

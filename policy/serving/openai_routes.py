@@ -25,7 +25,7 @@ from data.errors import InputError
 from data.schema import SURFACES
 from policy.serving.deployment import Deployment
 from policy.serving.messages import REFUSALS
-from policy.serving.service import Refusal, Service
+from policy.serving.service import Refusal, Service, decoded
 from policy.serving.slate_arguments import MAX_SLATE, SlateArguments
 
 MAX_CHOICES = 128
@@ -199,17 +199,20 @@ async def _answer(service: Service, asked: Asked) -> Response:
     answer = await service.ask("POST", asked.route, asked.body)
     if answer.status_code != 200:
         return Response(answer.content, answer.status_code, media_type="application/json")
-    body = answer.json()
+    body = decoded(answer)
     rows = []
-    for part in body["choices"]:
-        said = Choice()
-        _take(said, part, asked)
-        row = _decide(service, asked, said, body["id"], part)
-        if row is not None:
-            rows.append(row)
-        else:
-            service.metrics.unparsed.labels(asked.route).inc()
-        _strip(part, asked)
+    try:
+        for part in body["choices"]:
+            said = Choice()
+            _take(said, part, asked)
+            row = _decide(service, asked, said, body["id"], part)
+            if row is not None:
+                rows.append(row)
+            else:
+                service.metrics.unparsed.labels(asked.route).inc()
+            _strip(part, asked)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise Refusal(502, "the model server's answer is not one to a completion") from error
     if rows:
         await service.log_decisions(asked.route, rows)
     _strip_body(body, asked)

@@ -22,7 +22,7 @@ from torch import Tensor
 from policy.serving.deployment import BASE, Deployment
 from policy.serving.messages import Item, RecommendationRequest, RecommendationResponse
 from policy.serving.popular import NAME as POPULAR
-from policy.serving.service import Refusal, Service
+from policy.serving.service import Refusal, Service, decoded
 from policy.serving.slate_arguments import SlateArguments
 
 ROUTE = "/v1/recommendations"
@@ -190,14 +190,18 @@ async def draw_as(
     answer = await service.ask("POST", "/v1/completions", json.dumps(asked).encode(), seconds)
     if answer.status_code != 200:
         # An adapter that vLLM does not have (404) is not the client's fault: the gateway offered it.
-        raise Refusal(400 if answer.status_code == 400 else 502, _reason(answer.json()))
-    choice = answer.json()["choices"][0]
-    slate = deployment.parse(choice["token_ids"], arguments.slate_size)
+        raise Refusal(400 if answer.status_code == 400 else 502, _reason(decoded(answer)))
+    length = deployment.length(arguments.slate_size)
+    try:
+        choice = decoded(answer)["choices"][0]
+        slate = deployment.parse(choice["token_ids"], arguments.slate_size)
+        propensity = math.exp(math.fsum(choice["logprobs"]["token_logprobs"][:length]))
+    except (LookupError, TypeError, ValueError) as error:
+        service.metrics.unparsed.labels(ROUTE).inc()
+        raise Refusal(502, "the model server's answer is not one to a completion") from error
     if slate is None:
         service.metrics.unparsed.labels(ROUTE).inc()
         raise Refusal(502, "the model server answered with no whole slate; is it run with the catalog plugin?")
-    length = deployment.length(arguments.slate_size)
-    propensity = math.exp(math.fsum(choice["logprobs"]["token_logprobs"][:length]))
     return Decided(slate.rows, slate.move, propensity, deployment.versions[rung])
 
 

@@ -11,10 +11,12 @@ import asyncio
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import httpx
 import numpy as np
@@ -71,6 +73,17 @@ class Refusal(Exception):  # noqa: N818 - an answer to the client, not a fault
         self.kind = kind
 
 
+def decoded(answer: httpx.Response) -> dict[str, Any]:
+    """The JSON object that vLLM answered with. Refuses with 502 when it is none."""
+    try:
+        body = answer.json()
+    except ValueError as error:
+        raise Refusal(502, "the model server answered with no JSON") from error
+    if not isinstance(body, dict):
+        raise Refusal(502, "the model server answered with no JSON object")
+    return body
+
+
 class Service:
     """Shared by all routes of one gateway process. Raises InputError for logs or keys that cannot be used."""
 
@@ -100,6 +113,7 @@ class Service:
         self.events = SegmentLog(served / "events", "events", rotate_seconds=settings.rotate_seconds)
         self.keys_error: str | None = None
         self.live_error: str | None = None
+        self.faults: dict[str, str] = {}
         timeout = httpx.Timeout(settings.answer_seconds, connect=settings.connect_seconds)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
         self.engine = httpx.AsyncClient(
@@ -107,15 +121,17 @@ class Service:
         )
 
     async def close(self) -> None:
-        """Finish what is being written and hang up."""
-        await self.engine.aclose()
-        await asyncio.to_thread(self.decisions.close)
-        await asyncio.to_thread(self.events.close)
-        await self.state.close()
+        """Finish what is being written and hang up; what fails to close keeps nothing else open."""
+        async with AsyncExitStack() as last:
+            last.push_async_callback(self.state.close)
+            last.push_async_callback(asyncio.to_thread, self.events.close)
+            last.push_async_callback(asyncio.to_thread, self.decisions.close)
+            last.push_async_callback(self.engine.aclose)
 
     def warnings(self) -> list[str]:
         """What an operator should mend; the server goes on with what was right before."""
-        return [said for said in (self.traffic.error, self.keys_error, self.live_error) if said is not None]
+        told = (self.traffic.error, self.keys_error, self.live_error, *self.faults.values())
+        return [said for said in told if said is not None]
 
     def wants_reward(self) -> bool:
         """Whether to foresee the reward of the decision just served: one at a time, and no more than two a second."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from fastapi.testclient import TestClient
 
 from policy.serving.deployment import Deployment
+from policy.serving.gateway import create_app
+from policy.serving.live import Live
 from policy.serving.slate_arguments import MAX_BLOCKED, MAX_SENT, SlateArguments
-from tests.policy.serving.test_gateway_alone import client, engine, slate
+from tests.policy.serving.test_gateway_alone import client, engine, service, slate
 from tests.policy.serving.tiny_run import build
 
 
@@ -68,3 +73,37 @@ def test_what_vllm_refuses_is_not_the_clients_fault_and_closes_no_rung(deploymen
     assert {(answer.status_code, answer.json()["fallback"]) for answer in answers} == {(200, "popular")}
     assert 'longplay_fallbacks_total{reason="refused",rung="ppo"} 5.0' in metrics
     assert 'longplay_breaker_open{rung="ppo"} 0.0' in metrics
+
+
+@pytest.mark.parametrize(
+    "said", [b"<html>", b"[]", b"{}", {"choices": []}, {"choices": [{"token_ids": ["a"], "logprobs": None}]}]
+)
+def test_an_answer_that_cannot_be_read_is_vllms_fault(deployment: Deployment, tmp_path: Path, said: object) -> None:
+    broken = {"ppo": (0.0, 200, said), "sft": (0.0, 500, b"Internal Server Error")}
+    with engine(broken) as port, client(deployment, tmp_path, port) as gateway:
+        answer = gateway.post("/v1/recommendations", json={"user_id": "u"})
+        plain = gateway.post("/v1/completions", json={"prompt": "<slate>"})
+
+    assert (answer.status_code, answer.json()["fallback"]) == (200, "popular")
+    assert plain.status_code == 502
+
+
+def test_a_fault_nobody_foresaw_ends_no_watching(deployment: Deployment, tmp_path: Path) -> None:
+    """vLLM lists its models in a shape that it never had; meanwhile an operator begins an experiment."""
+    ours = service(deployment, tmp_path, 1)
+    ours.engine = httpx.AsyncClient(
+        base_url="http://vllm", transport=httpx.MockTransport(lambda _: httpx.Response(200, json={"data": [None]}))
+    )
+    with TestClient(create_app(ours, Live(ours, tmp_path, None, None))) as gateway:
+
+        def wait_for(words: str) -> bool:
+            for _ in range(60):
+                if words in gateway.get("/ready").text:
+                    return True
+                time.sleep(0.05)
+            return False
+
+        assert wait_for("run cannot be followed: TypeError")
+        (tmp_path / "experiment.yaml").write_text("{name: later, arms: [{name: all, policy: dpo, share: 1}]}")
+        assert wait_for("later")
+        assert 'longplay_watch_errors_total{what="run"}' in gateway.get("/metrics").text
