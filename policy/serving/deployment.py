@@ -18,6 +18,7 @@ from data.errors import InputError
 from policy.grammar import SlateGrammar
 from policy.moves import MOVES
 from policy.prompt import Prompt
+from policy.serving.popular import Popular
 from policy.serving.slate_arguments import CatalogIndex
 from policy.vocabulary import Vocabulary
 
@@ -41,6 +42,7 @@ class Deployment:
     """Everything about a run that answering a request needs, weights aside.
 
     versions: servable policy name -> "name@version" as it is logged. adapters: name -> folder, the base left out.
+    popular: what the last rung draws from, of the same catalog; all items alike until a log was counted.
     engine_names: what vLLM calls a policy, where that is not its name.
     """
 
@@ -54,6 +56,7 @@ class Deployment:
     prompt: Prompt
     grammar: SlateGrammar
     cards: tuple[Mapping[str, object], ...]
+    popular: Popular
     engine_names: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -104,6 +107,7 @@ class Deployment:
             prompt=Prompt(vocabulary, tokenizer, settings["history_length"]),
             grammar=SlateGrammar.of(vocabulary, settings["slate_size"]),
             cards=tuple(_card(row) for row in catalog.items.iter_rows(named=True)),
+            popular=Popular.of(catalog, None),
         )
 
     @property

@@ -126,9 +126,10 @@ class Live:
         for name, folder in want.items():
             if name not in have:
                 await self._load(name, folder)
+        popular = old.popular
         if new.catalog.version != old.catalog.version:
-            self._service.popular = await asyncio.to_thread(Popular.of, new.catalog, self._service.store)
-        self._service.deployment = new
+            popular = await asyncio.to_thread(Popular.of, new.catalog, self._service.store)
+        self._service.deployment = replace(new, popular=popular)
         if self._supervisor is not None:
             self._supervisor.serve_adapters(want)
         gone = [name for name in have if name not in want]

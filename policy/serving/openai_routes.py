@@ -244,6 +244,8 @@ async def _stream(
         yield _stream_error(error.message)
     except httpx.HTTPError:
         yield _stream_error("the model server broke off")
+    except (LookupError, TypeError, ValueError, AttributeError):
+        yield _stream_error("the model server's answer is not one to a completion")
     finally:
         await response.aclose()
         unfinished = sum(not said.logged for said in choices.values())

@@ -57,7 +57,7 @@ async def recommend(service: Service, request: RecommendationRequest) -> Recomme
     deployment = service.deployment
     seconds = request.deadline_ms / 1000 if request.deadline_ms else service.settings.deadline_seconds
     deadline = time.monotonic() + seconds
-    name, weights, arm = _assigned(service, request)
+    name, weights, arm = _assigned(service, deployment, request)
     steer = (request.steer or "").strip() or None
     situation = request.context
     when = situation.time if situation and situation.time else datetime.now(UTC)
@@ -104,11 +104,16 @@ async def recommend(service: Service, request: RecommendationRequest) -> Recomme
     )
 
 
-def _assigned(service: Service, request: RecommendationRequest) -> tuple[str, Mapping[str, float] | None, str | None]:
+def _assigned(
+    service: Service, deployment: Deployment, request: RecommendationRequest
+) -> tuple[str, Mapping[str, float] | None, str | None]:
     """(policy, weights, arm). Who names a policy or a trade-off has left the experiment: such a decision has no arm."""
     if request.policy is not None:
-        return service.policy_name(request.policy), request.weights, None
-    name, weights, arm = service.traffic.assign(request.user_id, service.deployment.default)
+        if request.policy not in deployment.versions:
+            served = ", ".join(deployment.versions)
+            raise Refusal(400, f"unknown policy {request.policy!r}: this server has {served}")
+        return request.policy, request.weights, None
+    name, weights, arm = service.traffic.assign(request.user_id, deployment.default)
     if request.weights is not None:
         return name, request.weights, None
     return name, weights, arm
@@ -142,6 +147,9 @@ async def _climb(
     """The slate, and the rung that gave it if it was not the first."""
     rungs = [name] if name == BASE else [name, BASE]
     for place, rung in enumerate(rungs):
+        if rung not in deployment.versions:  # an experiment names an adapter that has left the run
+            service.metrics.fallbacks.labels(rung, "gone").inc()
+            continue
         left = deadline - time.monotonic() - _AFTER_SECONDS
         if left <= 0:
             service.metrics.fallbacks.labels(rung, "deadline").inc()
@@ -171,8 +179,8 @@ async def _climb(
         finally:
             service.metrics.breaker_open.labels(rung).set(float(breaker.is_open))
     mask = None if eligible is None else eligible.numpy()
-    rows, propensity = service.popular.draw(mask, arguments.slate_size, service.rng)
-    return Decided(rows, None, propensity, service.popular.version), POPULAR
+    rows, propensity = deployment.popular.draw(mask, arguments.slate_size, service.rng)
+    return Decided(rows, None, propensity, deployment.popular.version), POPULAR
 
 
 async def draw_as(

@@ -12,7 +12,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -91,12 +91,11 @@ class Service:
         self, deployment: Deployment, store: LogStore | None, state: State, served: Path, settings: GatewaySettings
     ) -> None:
         """`store` is the run's log, if there is one; `served` the folder of the logs, the experiment and the keys."""
-        self.deployment = deployment
+        self.deployment = replace(deployment, popular=Popular.of(deployment.catalog, store))
         self.settings = settings
         self.state = state
         self.store = store
         self.listeners = Listeners(store, state)
-        self.popular = Popular.of(deployment.catalog, store)
         self.metrics = Metrics()
         self.keys = Keys(served / KEYS)
         self.traffic = Traffic(served / EXPERIMENT)
@@ -146,13 +145,6 @@ class Service:
 
         self._reward_asked, self._reward_time = asked, monotonic()
         asked.add_done_callback(note)
-
-    def policy_name(self, name: str | None) -> str:
-        """A servable policy; the default if None. Refuses an unknown one with 400."""
-        wanted = self.deployment.default if name is None else name
-        if wanted not in self.deployment.versions:
-            raise Refusal(400, f"unknown policy {wanted!r}: this server has {', '.join(self.deployment.versions)}")
-        return wanted
 
     async def ask(
         self, method: str, path: str, body: bytes | None = None, seconds: float | None = None

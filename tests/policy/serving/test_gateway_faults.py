@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
 from policy.serving.deployment import Deployment
 from policy.serving.gateway import create_app
 from policy.serving.live import Live
+from policy.serving.popular import Popular
 from policy.serving.slate_arguments import MAX_BLOCKED, MAX_SENT, SlateArguments
 from tests.policy.serving.test_gateway_alone import client, engine, service, slate
-from tests.policy.serving.tiny_run import build
+from tests.policy.serving.tiny_run import ITEMS, build
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +111,33 @@ def test_a_fault_nobody_foresaw_ends_no_watching(deployment: Deployment, tmp_pat
         (tmp_path / "experiment.yaml").write_text("{name: later, arms: [{name: all, policy: dpo, share: 1}]}")
         assert wait_for("later")
         assert 'longplay_watch_errors_total{what="run"}' in gateway.get("/metrics").text
+
+
+def test_an_arm_whose_adapter_has_left_is_answered_for_by_the_base(deployment: Deployment, tmp_path: Path) -> None:
+    arms = [{"name": "all", "policy": "dpo", "share": 1.0}]
+    answers = {"sft": (0.0, 200, slate(deployment, [1, 2, 3, 4, 5]))}
+    with engine(answers) as port:
+        ours = service(deployment, tmp_path, port)
+        with TestClient(create_app(ours)) as gateway:
+            assert gateway.put("/v1/experiment", json={"name": "e", "arms": arms}).status_code == 200
+            kept = {name: version for name, version in deployment.versions.items() if name != "dpo"}
+            ours.deployment = replace(ours.deployment, versions=kept)
+            answer = gateway.post("/v1/recommendations", json={"user_id": "u"}).json()
+
+    assert (answer["arm"], answer["fallback"], answer["policy"]) == ("e:all", "sft", deployment.versions["sft"])
+
+
+def test_a_request_keeps_the_popularity_of_the_catalog_it_began_with(deployment: Deployment, tmp_path: Path) -> None:
+    late = (0.5, 500, b"")
+    with engine({"ppo": late, "sft": late}) as port, ThreadPoolExecutor(1) as pool:
+        ours = service(deployment, tmp_path, port)
+        with TestClient(create_app(ours)) as gateway:
+            asked = {"user_id": "u", "blocked": ["item-00"]}
+            begun = pool.submit(gateway.post, "/v1/recommendations", json=asked)
+            time.sleep(0.2)
+            old, grown = ours.deployment, Popular(np.ones(ITEMS + 1))
+            ours.deployment = replace(old, popular=grown)
+            answer = begun.result()
+
+    assert answer.status_code == 200
+    assert answer.json()["policy"] == old.popular.version != grown.version
