@@ -137,7 +137,7 @@ async def _read(service: Service, request: Request, chat: bool) -> Asked:
     if not isinstance(given, dict):
         raise Refusal(400, "vllm_xargs must be an object")
     deployment = service.deployment
-    user_id = str(body.get("user") or "anonymous")
+    user_id = _user(body.get("user"))
     try:
         arguments = SlateArguments.parse(given, deployment.slate_size)
         arguments = arguments.without(await service.listeners.blocked(user_id), deployment.index)
@@ -318,6 +318,18 @@ def _encoded(body: Mapping[str, Any]) -> bytes:
         return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except ValueError as error:
         raise Refusal(400, "the request body holds a number or text that JSON cannot carry") from error
+
+
+def _user(given: object) -> str:
+    """Whom a decision is logged for. Refuses what a log cannot hold."""
+    if given in (None, ""):
+        return "anonymous"
+    try:
+        if isinstance(given, str) and len(given) <= 256 and given.encode():
+            return given
+    except UnicodeEncodeError:
+        pass
+    raise Refusal(400, "user: must be a text of 1 to 256 characters that UTF-8 can carry")
 
 
 def _last_words(body: Mapping[str, Any]) -> str | None:

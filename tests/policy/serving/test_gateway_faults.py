@@ -141,3 +141,14 @@ def test_a_request_keeps_the_popularity_of_the_catalog_it_began_with(deployment:
 
     assert answer.status_code == 200
     assert answer.json()["policy"] == old.popular.version != grown.version
+
+
+@pytest.mark.parametrize("user", ["\\ud800", "x" * 257])
+@pytest.mark.parametrize("route", ["completions", "chat/completions"])
+def test_a_user_whom_no_log_can_hold_is_refused(deployment: Deployment, tmp_path: Path, user: str, route: str) -> None:
+    with client(deployment, tmp_path, 1) as gateway:
+        answer = gateway.post(f"/v1/{route}", content=f'{{"prompt": "<slate>", "user": "{user}"}}')
+        number = gateway.post(f"/v1/{route}", json={"prompt": "<slate>", "user": {"id": 7}})
+
+    assert (answer.status_code, number.status_code) == (400, 400)
+    assert answer.json()["error"]["message"].startswith("user: ")

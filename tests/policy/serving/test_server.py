@@ -292,7 +292,8 @@ def test_what_a_listener_says_cannot_leave_the_catalog(server: RunningServer) ->
 def test_unknown_models_and_broken_bodies_are_the_clients_fault(server: RunningServer, client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError):
         client.completions.create(model="grpo", prompt="<slate>")
-    for body in (b"{", b"[]", b"\xff", b'{"prompt": NaN}', b'{"prompt": "\\ud800"}', b"[" * 100_000):
+    surrogates = (b'{"prompt": "\\ud800"}', b'{"prompt": "x", "user": "\\ud800"}')
+    for body in (b"{", b"[]", b"\xff", b'{"prompt": NaN}', *surrogates, b"[" * 100_000):
         for route in ("completions", "chat/completions"):
             answer = httpx.post(f"{server.url}/v1/{route}", content=body)
             assert 400 <= answer.status_code < 500, (body[:20], answer.text)
