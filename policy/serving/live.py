@@ -26,6 +26,8 @@ from policy.serving.popular import Popular
 from policy.serving.service import Refusal, Service, decoded
 from policy.serving.supervisor import Supervisor
 
+# A request looks its listener up before it asks vLLM, which is when its patience begins.
+_MARGIN_SECONDS = 5.0
 Stamps = tuple[tuple[str, int], ...]
 _FILES = ("catalog/catalog.npz", "catalog/items.parquet", "policy/*/adapter_config.json", "policy/*/*.safetensors")
 
@@ -139,8 +141,7 @@ class Live:
         return True
 
     async def _unload(self, names: Sequence[str]) -> None:
-        settings = self._service.settings
-        await asyncio.sleep(max(settings.deadline_seconds, 5.0))
+        await asyncio.sleep(self._service.settings.longest_seconds + _MARGIN_SECONDS)
         for name in names:
             try:
                 await self._tell("/v1/unload_lora_adapter", {"lora_name": name})

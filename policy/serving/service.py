@@ -34,6 +34,7 @@ from policy.serving.forecast import Forecast
 from policy.serving.keys import FILE as KEYS
 from policy.serving.keys import Keys
 from policy.serving.listeners import Listeners
+from policy.serving.messages import MAX_DEADLINE_MS
 from policy.serving.metrics import Metrics
 from policy.serving.popular import Popular
 from policy.serving.state import State
@@ -61,6 +62,11 @@ class GatewaySettings:
     keep_words: bool = True
     rotate_seconds: float = 60.0
     seed: int | None = None
+
+    @property
+    def longest_seconds(self) -> float:
+        """What no request takes longer than, on whichever route: until then an adapter that it names must stay."""
+        return max(self.answer_seconds, self.deadline_seconds, MAX_DEADLINE_MS / 1000)
 
 
 class Refusal(Exception):  # noqa: N818 - an answer to the client, not a fault

@@ -16,7 +16,9 @@ from fastapi.testclient import TestClient
 from policy.serving.deployment import Deployment
 from policy.serving.gateway import create_app
 from policy.serving.live import Live
+from policy.serving.messages import MAX_DEADLINE_MS
 from policy.serving.popular import Popular
+from policy.serving.service import GatewaySettings
 from policy.serving.slate_arguments import MAX_BLOCKED, MAX_SENT, SlateArguments
 from tests.policy.serving.test_gateway_alone import client, engine, service, slate
 from tests.policy.serving.tiny_run import ITEMS, build
@@ -162,3 +164,9 @@ def test_a_user_whom_no_log_can_hold_is_refused(deployment: Deployment, tmp_path
 
     assert (answer.status_code, number.status_code) == (400, 400)
     assert answer.json()["error"]["message"].startswith("user: ")
+
+
+def test_an_adapter_stays_as_long_as_any_request_may_take() -> None:
+    assert GatewaySettings("http://x").longest_seconds == 60
+    assert GatewaySettings("http://x", answer_seconds=90).longest_seconds == 90
+    assert GatewaySettings("http://x", answer_seconds=1, deadline_seconds=1).longest_seconds == MAX_DEADLINE_MS / 1000
