@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,6 +21,7 @@ OPEN = ("/", "/health", "/ready", "/docs", "/openapi.json")
 COSTLY = ("/v1/recommendations", "/v1/completions", "/v1/chat/completions", "/mcp")
 ADMIN = ("/v1/experiment", "/v1/blocked")
 _BODY_SECONDS = 20.0
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def refusal(
@@ -30,7 +32,10 @@ def refusal(
 
 
 class Guard:
-    """Middleware: 401 without a key, 403 with too small a one, 413 for too much, 429 for too many, 408 for too slow."""
+    """Middleware: 401 without a key, 403 with too small a one, 413 for too much, 429 for too many, 408 for too slow.
+
+    Without keys it asks instead that a request on our loopback address comes from a page of this machine (403).
+    """
 
     def __init__(self, app: ASGIApp, keys: Keys, admission: Admission, metrics: Metrics, max_body_bytes: int) -> None:
         self.app = app
@@ -44,6 +49,10 @@ class Guard:
             await self.app(scope, receive, send)
             return
         path = str(scope["path"])
+        if not self.keys.required and (stranger := _stranger(scope)) is not None:
+            said = f"{stranger[:80]!r} is not this machine: without API keys ask as localhost, or make a key"
+            await self._refuse(send, "stranger", 403, said)
+            return
         if self.keys.required and path not in OPEN:
             key = self._key(scope)
             if key is None:
@@ -110,6 +119,28 @@ class Guard:
         raw = [(name.lower().encode(), value.encode()) for name, value in head.items()]
         await send({"type": "http.response.start", "status": status, "headers": raw})
         await send({"type": "http.response.body", "body": body})
+
+
+def _stranger(scope: Scope) -> str | None:
+    """The Host or Origin that names another machine, on a connection to our loopback address; else None.
+
+    A page from elsewhere reaches that address through the browser of whoever sits here: by a name that it has pointed
+    at 127.0.0.1 (DNS rebinding, seen in Host), or by asking across origins (seen in Origin).
+    """
+    server = scope.get("server")
+    if server is None or server[0] not in _LOOPBACK:
+        return None
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    host = headers.get("host", "")
+    named = [(host, f"//{host}")] + [(headers["origin"], headers["origin"])] * ("origin" in headers)
+    return next((said for said, url in named if _host_name(url) not in _LOOPBACK), None)
+
+
+def _host_name(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
 
 
 def watched(keys: Keys) -> str | None:

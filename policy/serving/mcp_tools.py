@@ -95,6 +95,6 @@ def mcp_server(service: Service) -> MCPServer:
 
 def mcp_app(server: MCPServer) -> Starlette:
     """The tools over streamable HTTP, stateless, so that any replica can answer."""
-    # Browsers elsewhere are kept out by the API key, or by the address that is listened on.
+    # Its own list of hosts is fixed, and ours depends on the keys: policy.serving.guard checks Host and Origin instead.
     security = TransportSecuritySettings(enable_dns_rebinding_protection=False)
     return server.streamable_http_app(stateless_http=True, json_response=True, transport_security=security)

@@ -48,7 +48,7 @@ class Metrics:
         )
         self.refused = Counter(
             "longplay_refused_total",
-            "Requests refused before they reached a route: unauthorized, forbidden, rate, overloaded, too_large, slow.",
+            "Requests refused before any route: stranger, unauthorized, forbidden, rate, overloaded, too_large, slow.",
             ("reason",),
             registry=self.registry,
         )

@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 
 from policy.serving.deployment import Deployment
 from policy.serving.gateway import create_app
+from policy.serving.keys import FILE, add_key
 from policy.serving.live import Live
 from policy.serving.messages import MAX_DEADLINE_MS
 from policy.serving.popular import Popular
@@ -170,3 +171,36 @@ def test_an_adapter_stays_as_long_as_any_request_may_take() -> None:
     assert GatewaySettings("http://x").longest_seconds == 60
     assert GatewaySettings("http://x", answer_seconds=90).longest_seconds == 90
     assert GatewaySettings("http://x", answer_seconds=1, deadline_seconds=1).longest_seconds == MAX_DEADLINE_MS / 1000
+
+
+def test_a_page_from_elsewhere_cannot_ask_through_the_browser(deployment: Deployment, tmp_path: Path) -> None:
+    """Without keys, on the loopback address: DNS rebinding shows in Host, a request across origins in Origin."""
+    here = TestClient(create_app(service(deployment, tmp_path, 1)), base_url="http://127.0.0.1:8000")
+    with here as gateway:
+
+        def ask(host: str, origin: str | None = None) -> list[int]:
+            headers = {"Host": host} | ({} if origin is None else {"Origin": origin})
+            blocked = gateway.post("/v1/blocked", json={"block": ["item-01"]}, headers=headers)
+            return [blocked.status_code, gateway.get("/v1/experiment", headers=headers).status_code]
+
+        for host in ("127.0.0.1:8000", "localhost:8000", "LOCALHOST", "[::1]:8000"):
+            assert ask(host) == ask(host, "http://localhost:3000") == [200, 200], host
+        for host in (
+            "evil.example",
+            "evil.example:8000",
+            "127.0.0.1.evil.example",
+            "localhost@evil.example",
+            "",
+            "[::1",
+        ):
+            assert ask(host) == [403, 403], host
+        for origin in ("http://evil.example", "null", "http://localhost.evil.example", ""):
+            assert ask("localhost:8000", origin) == [403, 403], origin
+        assert gateway.post("/mcp", json={}, headers={"Host": "evil.example"}).status_code == 403
+
+        key = {"Authorization": f"Bearer {add_key(tmp_path / FILE, 'web', admin=True)}"}
+        for _ in range(60):
+            if (status := gateway.get("/v1/experiment", headers=key | {"Host": "music.example"}).status_code) == 200:
+                break
+            time.sleep(0.05)
+        assert status == 200  # the key says who asks
