@@ -7,6 +7,7 @@ per request. A segment that is full, or a minute old, is sealed as Parquet (`pol
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -54,17 +55,20 @@ class SegmentLog:
             raise InputError(f"{folder}: cannot keep the {table} log here ({reason}); choose another folder") from error
         seal_abandoned(folder, table)
         self._sealer = ThreadPoolExecutor(1, f"{table}-seal")  # rows do not wait for Parquet
-        self._writer = threading.Thread(target=self._write_batches, name=f"{table}-log", daemon=True)
+        self._writer = threading.Thread(target=self._write_until_closed, name=f"{table}-log", daemon=True)
         self._writer.start()
 
     def append(self, rows: Sequence[Mapping[str, object]]) -> Future[None]:
-        """Queue rows; the future is done once they are on disk, or carries the OSError that kept them off it."""
+        """Queue rows; the future is done once they are on disk, or carries the OSError that kept them off it.
+
+        Raises OSError when the log is closed.
+        """
         lines = b"".join(_line(row) for row in rows)
         done: Future[None] = Future()
         done.set_running_or_notify_cancel()  # a client that goes away cannot take a row back
         with self._wake:
             if self._closed:
-                raise RuntimeError(f"the {self.table} log is closed")
+                raise OSError(errno.EBADF, f"the {self.table} log is closed")
             self._pending.append((lines, done))
             self._wake.notify()
         return done
@@ -78,12 +82,24 @@ class SegmentLog:
         self._close_segment()
         self._sealer.shutdown()
 
-    def _write_batches(self) -> None:
+    def _write_until_closed(self) -> None:
+        batch: list[tuple[bytes, Future[None]]] = []
+        try:
+            self._write_batches(batch)
+        finally:
+            # However it ended: nobody may wait for a writer that is gone.
+            with self._wake:
+                self._closed = True
+                lost, self._pending = [*batch, *self._pending], []
+            for _, done in lost:
+                done.set_exception(OSError(errno.EIO, f"the writer of the {self.table} log has ended"))
+
+    def _write_batches(self, batch: list[tuple[bytes, Future[None]]]) -> None:
         while True:
             with self._wake:
                 while not self._pending and not self._closed and not self._is_due():
                     self._wake.wait(self._rotate_seconds if self._descriptor is not None else None)
-                batch, self._pending = self._pending, []
+                batch[:], self._pending = self._pending, []
                 closed = self._closed
             if self._is_due():
                 self._close_segment()
@@ -99,6 +115,7 @@ class SegmentLog:
             else:
                 for _, done in batch:
                     done.set_result(None)
+            batch.clear()
 
     def _commit(self, lines: bytes) -> None:
         if self._descriptor is None:

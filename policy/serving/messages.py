@@ -97,7 +97,9 @@ class RecommendationResponse(BaseModel):
     fallback: str | None = Field(description="The rung that answered instead of the wanted policy.")
     catalog: str = Field(description="Version of the catalog.")
     predicted: dict[str, float] | None = Field(
-        None, description="With explain: return within 7 days, active days of 28, and what the slate adds to each."
+        None,
+        description="With explain, if the deadline allows: return within 7 days, active days of 28, and what the slate "
+        "adds to each.",
     )
 
 

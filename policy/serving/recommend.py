@@ -13,6 +13,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -38,6 +39,8 @@ AS_TRAINED: dict[str, object] = {
 }
 # Kept of a deadline for what comes after the model: the last rung and the sync of the log.
 _AFTER_SECONDS = 0.05
+# A disk gets this long even when the model took the rest: a slate that is drawn should not be lost to a slow sync.
+_LEAST_LOG_SECONDS = 1.0
 # The share of the time left that a rung may take while there is a model below it to try.
 _FIRST_SHARE = 0.7
 
@@ -82,13 +85,14 @@ async def recommend(service: Service, request: RecommendationRequest) -> Recomme
         steer=steer,
         time=when,
     )
-    await service.log_decisions(ROUTE, [row])
+    await service.log_decisions(ROUTE, [row], max(deadline - time.monotonic(), _LEAST_LOG_SECONDS))
     service.watch.see(decided.policy, arm or "none", decided.rows, decided.propensity)
     foreseen = None
     if service.forecast is not None:
         ask = partial(service.forecast.of, listener.past, deployment.index.row_of, context, decided.rows)
         if request.explain:
-            foreseen = await asyncio.to_thread(ask)
+            with suppress(TimeoutError):  # the slate is worth more than what is expected of it
+                foreseen = await asyncio.wait_for(asyncio.to_thread(ask), deadline - time.monotonic())
         elif service.wants_reward():
             service.note_reward(decided.policy, asyncio.create_task(asyncio.to_thread(ask)))
     return RecommendationResponse(

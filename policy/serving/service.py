@@ -8,6 +8,7 @@ one it began with.
 from __future__ import annotations
 
 import asyncio
+import errno
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -175,24 +176,37 @@ class Service:
             raise Refusal(503, "the model server cannot be reached", "service_unavailable") from error
         return response, response.aiter_lines()
 
-    async def log_decisions(self, route: str, rows: Sequence[Mapping[str, object]]) -> None:
-        """Put decisions on disk; returns when they are there. Refuses with 503 when they cannot be written."""
-        try:
-            with self.metrics.stage("log"):
-                await asyncio.wrap_future(self.decisions.append(rows))
-        except OSError as error:
-            message = f"the decision cannot be logged ({error.strerror}), so it is not served"
-            raise Refusal(503, message, "service_unavailable") from error
+    async def log_decisions(
+        self, route: str, rows: Sequence[Mapping[str, object]], seconds: float | None = None
+    ) -> None:
+        """Put decisions on disk; returns when they are there.
+
+        Refuses with 503 when they cannot be written, or not within `seconds` (`answer_seconds` if None): the disk may
+        still take them later, and then the log has decisions that nobody was shown.
+        """
+        with self.metrics.stage("log"):
+            try:
+                await self._written(self.decisions, rows, seconds)
+            except OSError as error:
+                message = f"the decision cannot be logged ({error.strerror}), so it is not served"
+                raise Refusal(503, message, "service_unavailable") from error
         for row in rows:
             self.metrics.decisions.labels(route, str(row["policy"]), str(row["move"]), str(row["arm"])).inc()
 
     async def log_events(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Put feedback on disk; returns when it is there. Refuses with 503 when it cannot be written."""
         try:
-            await asyncio.wrap_future(self.events.append(rows))
+            await self._written(self.events, rows, None)
         except OSError as error:
             message = f"the events cannot be logged ({error.strerror})"
             raise Refusal(503, message, "service_unavailable") from error
+
+    async def _written(self, log: SegmentLog, rows: Sequence[Mapping[str, object]], seconds: float | None) -> None:
+        try:
+            async with asyncio.timeout(self.settings.answer_seconds if seconds is None else seconds):
+                await asyncio.wrap_future(log.append(rows))
+        except TimeoutError as error:
+            raise OSError(errno.ETIMEDOUT, "the disk did not take it in time") from error
 
     def decision(
         self,

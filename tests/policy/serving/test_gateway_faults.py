@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -204,3 +207,40 @@ def test_a_page_from_elsewhere_cannot_ask_through_the_browser(deployment: Deploy
                 break
             time.sleep(0.05)
         assert status == 200  # the key says who asks
+
+
+def test_a_disk_that_does_not_answer_is_not_waited_for(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, sync = Event(), os.fsync
+
+    def stuck(descriptor: int) -> None:
+        assert release.wait(20)
+        sync(descriptor)
+
+    with client(deployment, tmp_path, 1) as gateway:
+        monkeypatch.setattr(os, "fsync", stuck)
+        try:
+            answer = gateway.post("/v1/recommendations", json={"user_id": "u", "deadline_ms": 100})
+        finally:
+            release.set()
+
+    assert answer.status_code == 503
+    assert "did not take it in time" in answer.json()["error"]["message"]
+
+
+def test_nobody_waits_for_a_log_whose_writer_has_ended(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: int) -> None:
+        raise MemoryError
+
+    with client(deployment, tmp_path, 1) as gateway:
+        monkeypatch.setattr(os, "fsync", broken)
+        monkeypatch.setattr(threading, "excepthook", lambda _: None)
+        answers = [gateway.post("/v1/recommendations", json={"user_id": "u"}) for _ in range(2)]
+        monkeypatch.undo()
+
+    assert [answer.status_code for answer in answers] == [503, 503]
+    assert "writer of the decisions log has ended" in answers[0].json()["error"]["message"]
+    assert "log is closed" in answers[1].json()["error"]["message"]
