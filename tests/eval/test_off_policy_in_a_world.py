@@ -83,7 +83,7 @@ def test_the_truth_is_within_the_interval_at_the_nominal_rate() -> None:
     """Forty worlds; of forty draws at 95%, 34 or more hold in 99 cases of 100."""
     inside = dict.fromkeys(("ips", "snips", "rips", "pi"), 0)
     for seed in range(40):
-        rounds, truth = logged_and_true(temperature=0.85, seed=seed, positions=True, listeners=300)
+        rounds, truth = logged_and_true(temperature=0.85, seed=seed, positions=True, listeners=900)
         for name in inside:
             inside[name] += abs(errors_apart(rounds, truth, name)) < 1.96
     assert min(inside.values()) >= 34, inside
