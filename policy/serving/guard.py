@@ -132,8 +132,10 @@ def _stranger(scope: Scope) -> str | None:
         return None
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     host = headers.get("host", "")
-    named = [(host, f"//{host}")] + [(headers["origin"], headers["origin"])] * ("origin" in headers)
-    return next((said for said, url in named if _host_name(url) not in _LOOPBACK), None)
+    if _host_name(f"//{host}") not in _LOOPBACK:
+        return host
+    origin = headers.get("origin")
+    return origin if origin is not None and _host_name(origin) not in _LOOPBACK else None
 
 
 def _host_name(url: str) -> str | None:
