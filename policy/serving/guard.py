@@ -130,7 +130,7 @@ def _stranger(scope: Scope) -> str | None:
     server = scope.get("server")
     if server is None or server[0] not in _LOOPBACK:
         return None
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    headers: dict[str, str] = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     host = headers.get("host", "")
     if _host_name(f"//{host}") not in _LOOPBACK:
         return host
