@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import polars as pl
@@ -19,6 +20,7 @@ from policy.grammar import SlateGrammar
 from policy.moves import MOVES
 from policy.prompt import Prompt
 from policy.serving.popular import Popular
+from policy.serving.search import ItemSearch
 from policy.serving.slate_arguments import CatalogIndex
 from policy.vocabulary import Vocabulary
 
@@ -109,6 +111,11 @@ class Deployment:
             cards=tuple(_card(row) for row in catalog.items.iter_rows(named=True)),
             popular=Popular.of(catalog, None),
         )
+
+    @cached_property
+    def search(self) -> ItemSearch:
+        """Of the catalog by words. Its first `find` reads every word there is: not for an event loop."""
+        return ItemSearch(self.catalog)
 
     @property
     def slate_size(self) -> int:

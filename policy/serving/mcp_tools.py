@@ -1,11 +1,13 @@
 """The same verbs for an assistant, as MCP tools at /mcp: recommend, steer, why, search_catalog, feedback.
 
 Any MCP client can use them over streamable HTTP. They do what the routes do, through the same code: decisions made by
-an assistant are logged like any other, and what it says cannot leave the catalog.
+an assistant are logged like any other, and what it says cannot leave the catalog. Only `why` is a replica's own: it
+knows the last 10,000 decisions made there since the start; of all others the decision log tells.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import OrderedDict
 from typing import Any
@@ -17,7 +19,6 @@ from starlette.applications import Starlette
 from data.errors import InputError
 from policy.serving.messages import FeedbackRequest, RecommendationRequest, RecommendationResponse
 from policy.serving.recommend import recommend as answer
-from policy.serving.search import ItemSearch
 from policy.serving.service import Refusal, Service
 from policy.serving.take_in import take_in
 
@@ -58,9 +59,9 @@ def mcp_server(service: Service) -> MCPServer:
 
     @server.tool()
     async def why(decision_id: str) -> dict[str, Any]:
-        """What a recent decision was made from and what it is expected to bring."""
+        """What a recent decision was made from and what it is expected to bring. Known to the replica that made it."""
         if decision_id not in decided:
-            raise ValueError(f"no decision {decision_id!r} was made here lately")
+            raise ValueError(f"this replica made no decision {decision_id!r} lately; the decision log has them all")
         made = decided[decision_id]
         listener = await service.listeners.look(made["user_id"])
         lately = [f"{reaction} {item} ({time:%Y-%m-%d})" for item, reaction, time in listener.lately(5)]
@@ -77,7 +78,7 @@ def mcp_server(service: Service) -> MCPServer:
     async def search_catalog(words: str = "", count: int = 10) -> list[dict[str, Any]]:
         """Items by the words in their title, creator, tags and text."""
         deployment = service.deployment
-        rows = ItemSearch(deployment.catalog).find(words[:200], max(1, min(count, 100)))
+        rows = await asyncio.to_thread(deployment.search.find, words[:200], max(1, min(count, 100)))
         return [dict(deployment.cards[row]) for row in rows]
 
     @server.tool()

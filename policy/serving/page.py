@@ -12,7 +12,6 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
 
 from policy.serving.messages import REFUSALS, Id, Item
-from policy.serving.search import ItemSearch
 from policy.serving.service import Service
 
 PAGE = Path(__file__).with_name("page.html")
@@ -42,14 +41,6 @@ class ListenerResponse(BaseModel):
 def page_routes(service: Service) -> APIRouter:
     """Router with the page and the routes that only read."""
     router = APIRouter()
-    searches: dict[str, ItemSearch] = {}
-
-    def search() -> ItemSearch:
-        catalog = service.deployment.catalog
-        if catalog.version not in searches:
-            searches.clear()
-            searches[catalog.version] = ItemSearch(catalog)
-        return searches[catalog.version]
 
     @router.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> HTMLResponse:
@@ -87,7 +78,8 @@ def page_routes(service: Service) -> APIRouter:
         kind: Annotated[str | None, Query(max_length=64)] = None,
     ) -> list[Item]:
         """Items of the catalog by the words in their title, creator, tags and text."""
-        rows = await asyncio.to_thread(search().find, q, count, (kind,) if kind else ())
-        return [Item.model_validate(service.deployment.cards[row]) for row in rows]
+        deployment = service.deployment
+        rows = await asyncio.to_thread(deployment.search.find, q, count, (kind,) if kind else ())
+        return [Item.model_validate(deployment.cards[row]) for row in rows]
 
     return router

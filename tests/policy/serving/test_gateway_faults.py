@@ -244,3 +244,23 @@ def test_nobody_waits_for_a_log_whose_writer_has_ended(
     assert [answer.status_code for answer in answers] == [503, 503]
     assert "writer of the decisions log has ended" in answers[0].json()["error"]["message"]
     assert "log is closed" in answers[1].json()["error"]["message"]
+
+
+def test_the_page_and_an_assistant_find_the_same_items(deployment: Deployment, tmp_path: Path) -> None:
+    ours = service(deployment, tmp_path, 1)
+    with TestClient(create_app(ours)) as gateway:
+        found = [item["item_id"] for item in gateway.get("/v1/items", params={"q": "quiet 17"}).json()]
+        told = gateway.post(
+            "/mcp",
+            json={
+                "jsonrpc": "2.0",
+                "id": 1,
+                "method": "tools/call",
+                "params": {"name": "search_catalog", "arguments": {"words": "quiet 17"}},
+            },
+            headers={"Accept": "application/json, text/event-stream"},
+        )
+
+    assert found == ["item-17"]
+    assert '"item-17"' in told.text.replace("\\", "")
+    assert ours.deployment.search is ours.deployment.search  # one index, however often it is asked
