@@ -59,6 +59,7 @@ class Asked:
     surface: str
     steer: str | None
     policy: str
+    candidates: list[str] | None
 
 
 _MESSAGES: dict[str, object] = {
@@ -143,7 +144,7 @@ async def _read(service: Service, request: Request, chat: bool) -> Asked:
         arguments = arguments.without(await service.listeners.blocked(user_id), deployment.index)
         if arguments.catalog not in ("", deployment.catalog.version):
             raise Refusal(400, f"vllm_xargs: catalog: this gateway has {deployment.catalog.version} and no other")
-        arguments.eligible(deployment.index)
+        candidates = deployment.index.listed(arguments.eligible(deployment.index))
     except InputError as error:
         raise Refusal(400, f"vllm_xargs: {error}") from error
     surface = request.headers.get("x-longplay-surface", "other")
@@ -185,6 +186,7 @@ async def _read(service: Service, request: Request, chat: bool) -> Asked:
         surface=surface,
         steer=_last_words(body) if chat else None,
         policy=deployment.versions.get(str(model), str(model)),
+        candidates=candidates,
     )
 
 
@@ -285,6 +287,7 @@ def _decide(
         surface=asked.surface,
         policy=asked.policy,
         steer=asked.steer,
+        candidates=asked.candidates,
     )
     part["longplay"] = {
         "decision_id": row["decision_id"],

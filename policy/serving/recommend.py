@@ -84,6 +84,7 @@ async def recommend(service: Service, request: RecommendationRequest) -> Recomme
         arm=arm,
         steer=steer,
         time=when,
+        candidates=deployment.index.listed(eligible),
     )
     await service.log_decisions(ROUTE, [row], max(deadline - time.monotonic(), _LEAST_LOG_SECONDS))
     service.watch.see(decided.policy, arm or "none", decided.rows, decided.propensity)

@@ -221,8 +221,9 @@ class Service:
         arm: str | None = None,
         steer: str | None = None,
         time: datetime | None = None,
+        candidates: Sequence[str] | None = None,
     ) -> dict[str, object]:
-        """A row of the decisions schema."""
+        """A row of the decisions schema. candidates: what could be shown, where that was not the whole catalog."""
         return {
             "decision_id": decision_id or f"d-{uuid.uuid4().hex}",
             "user_id": user_id,
@@ -234,4 +235,5 @@ class Service:
             "move": move,
             "steer": steer if self.settings.keep_words else None,
             "arm": arm,
+            "candidates": candidates,
         }

@@ -22,6 +22,8 @@ MAX_SLATE = 20
 MAX_BLOCKED = 10_000
 # In one list before vLLM: a request's own, the listener's, and what was taken down for everybody.
 MAX_SENT = 3 * MAX_BLOCKED
+# Of a larger catalog the log does not say what could be shown: a row would be longer than all else of it.
+MAX_LISTED = 10_000
 
 NAMES = ("catalog", "slate_size", "kinds", "blocked", "seen", "end")
 # What vLLM itself puts beside our arguments.
@@ -123,6 +125,12 @@ class CatalogIndex:
         self.size = len(self.item_ids)
         kinds = catalog.items["kind"]
         self.rows_of_kind = {kind: torch.tensor((kinds == kind).to_list()) for kind in sorted(kinds.unique().to_list())}
+
+    def listed(self, eligible: torch.Tensor | None) -> list[str] | None:
+        """Item ids of the eligible rows (N,), for the log; None for all, or where they are too many to write down."""
+        if eligible is None or self.size > MAX_LISTED:
+            return None
+        return [self.item_ids[row] for row in eligible.nonzero().flatten().tolist()]
 
 
 def _whole(value: object, name: str, low: int, high: int) -> int:

@@ -22,6 +22,7 @@ from policy.serving.keys import FILE, add_key
 from policy.serving.live import Live
 from policy.serving.messages import MAX_DEADLINE_MS
 from policy.serving.popular import Popular
+from policy.serving.segments import read_decision_log
 from policy.serving.service import GatewaySettings
 from policy.serving.slate_arguments import MAX_BLOCKED, MAX_SENT, SlateArguments
 from tests.policy.serving.test_gateway_alone import client, engine, service, slate
@@ -264,3 +265,16 @@ def test_the_page_and_an_assistant_find_the_same_items(deployment: Deployment, t
     assert found == ["item-17"]
     assert '"item-17"' in told.text.replace("\\", "")
     assert ours.deployment.search is ours.deployment.search  # one index, however often it is asked
+
+
+def test_the_log_says_what_could_be_shown_where_something_was_left_out(deployment: Deployment, tmp_path: Path) -> None:
+    with client(deployment, tmp_path, 1) as gateway:
+        gateway.post("/v1/blocked", json={"user_id": "u", "block": ["item-03"]})
+        for asked in ({"user_id": "v"}, {"user_id": "u", "kinds": ["track"], "seen": ["item-00"]}):
+            assert gateway.post("/v1/recommendations", json=asked).status_code == 200
+
+    logged = read_decision_log(tmp_path / "decisions")
+    whole, part = logged["candidates"].to_list()
+    assert whole is None
+    assert part == [f"item-{row:02d}" for row in range(6, ITEMS, 3)]
+    assert set(logged["slate"][1]) <= set(part)
