@@ -274,7 +274,8 @@ def _refused_without_propensities(blocks: Iterable[LoggedRounds], settings: OffP
     for block in blocks:
         reward = finite(block.reward, "reward")
         sums.add(block.user, np.stack([np.ones(reward.size), reward], axis=1))
-        plain = Columns(reward, reward, block.q, block.v)  # type: ignore[arg-type]
+        q, v = (None if column is None else finite(column, "q, v") for column in (block.q, block.v))
+        plain = Columns(reward, reward, q, v)
         names = tuple(name for name in settings.estimators if plain.has(ESTIMATORS[name].needs))
     _, table = sums.table()
     value, shares = ratios_of_sums(table[:, (REWARD, COUNT)])

@@ -22,7 +22,7 @@ from data.catalog import Catalog
 from data.histories import Contexts, Decisions, Histories, contexts
 from data.outcomes import matured_at, read_outcomes
 from data.schema import ACTIONS
-from data.world import PRESETS, World
+from data.world import PRESETS, World, lived_in
 from eval.diagnostics import Check, placebo
 from eval.exposure import Exposure, of_slates
 from eval.fairness import (
@@ -95,10 +95,7 @@ def world_rollout(
 ) -> Rollout:
     """Truth: every policy, the logging policy and the oracle played to fresh listeners with the same luck."""
     settings = PRESETS[world].with_listeners(listeners)
-    # As data.world.burned_in does, which throws away the log that says who is in which segment.
-    lived = World(settings, world_seed)
-    lived.reset(world_seed + FRESH_LISTENERS)
-    lived.play(lived.built_in("logging"), BURN_IN_DAYS, np.random.default_rng([lived.listener_seed, 1]))
+    lived = lived_in(settings, world_seed, BURN_IN_DAYS, world_seed + FRESH_LISTENERS)
     evening, log = lived.branch(), lived.log()
     assert log.end is not None
     segments = segments_at(log, judged.catalog.index_of, int(log.end.timestamp() * 1e6))

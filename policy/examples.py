@@ -133,13 +133,11 @@ def slate_sequences(spoken: Speaker, examples: SlateExamples) -> tuple[list[list
     """Token ids of prompt and completion, and labels that count the completion only (-100 elsewhere)."""
     if len(examples) == 0:
         return [], []
-    ids, mask = spoken.prompt.encode(examples.contexts, None)
     completions = spoken.grammar.encode(
         torch.from_numpy(examples.moves.astype(np.int64)), torch.from_numpy(examples.slates.astype(np.int64))
     ).tolist()
     sequences, labels = [], []
-    for row, keep, completion in zip(ids.tolist(), mask.sum(1).tolist(), completions, strict=True):
-        prompt = row[len(row) - int(keep) :]
+    for prompt, completion in zip(spoken.prompt.tokens(examples.contexts), completions, strict=True):
         sequences.append(prompt + completion)
         labels.append([-100] * len(prompt) + completion)
     return sequences, labels

@@ -11,7 +11,7 @@ compared with what was really shown (ABPO).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,20 +20,18 @@ import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
-from peft import PeftModel, get_peft_model
 from torch import Tensor
-from transformers import set_seed
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from data.catalog import Catalog
 from data.errors import InputError
 from data.histories import Contexts, Decisions, Histories, contexts
-from policy.checkpoint import Speaker, load_speaker, save_adapter
+from policy.checkpoint import Speaker, save_adapter
 from policy.moves import MOVES
 from policy.presets import Preset
 from policy.slate_reward import SlateReward
-from policy.training import adapter, machine_arguments, with_progress, write_metrics
-from policy.watch import HeldOut, KLTarget, Watch, WatchSettings, check_kl_target, train_watched
+from policy.training import machine_arguments, speaker_to_tune, with_progress, write_metrics
+from policy.watch import KLTarget, Watch, WatchSettings, check_kl_target, train_watched
 
 METHODS = ("grpo", "rloo")
 REFERENCE = "ref"  # what TRL calls its copy of the adapter that training starts from
@@ -190,21 +188,14 @@ def train_group(
     start: the adapter to begin from, none for a fresh one; the reference is `base` either way (its adapter disabled).
     `reward` scores slates for `decisions`, row by row. `changed`: fields of TRL's config to set otherwise.
     """
-    spoken = load_speaker(base, catalog, start, trainable=True)
-    set_seed(settings.seed)
-    if start is None:
-        spoken = replace(spoken, model=get_peft_model(spoken.legal, adapter(preset)))
-    model = spoken.model
-    if not isinstance(model, PeftModel):
-        raise TypeError(f"{title} trains an adapter")
+    spoken, model = speaker_to_tune(base, catalog, start, preset, settings.seed)
     config = group_config(settings.method, preset, folder, settings, spoken.grammar.length, changed)
     rng = np.random.default_rng(settings.seed)
     eligible = np.flatnonzero(decisions.time < settings.until)
     wanted = -(-preset.grpo_slates // settings.group)
     rows = rng.permutation(rng.choice(eligible, size=min(wanted, len(eligible)), replace=False))
     known = contexts(histories, decisions.take(rows), spoken.settings.history_length)
-    ids, mask = spoken.prompt.encode(known, None)
-    prompts = [row[len(row) - int(keep) :] for row, keep in zip(ids.tolist(), mask.sum(1).tolist(), strict=True)]
+    prompts = spoken.prompt.tokens(known)
     anchors = logged_completions(spoken, known, decisions.slate[rows]) if settings.anchor else {}
 
     def slate_reward(completion_ids: list[list[int]], row: list[int], **_: Any) -> list[float]:
@@ -223,10 +214,7 @@ def train_group(
     trainer.rollouts = Rollouts(spoken, prompts, anchors)
     if settings.kl_target is not None:
         trainer.add_callback(KLTarget(trainer.steer, settings.kl_target, spoken.grammar.length))
-    held_out = HeldOut.choose(
-        histories, decisions, settings.until, rows, settings.watch.prompts, spoken.settings.history_length, rng
-    )
-    watch = Watch(spoken, reward, held_out, settings.watch, settings.seed) if len(held_out.rows) else None
+    watch = Watch.beside(spoken, reward, histories, decisions, settings.until, rows, settings.watch, settings.seed)
     train_watched(with_progress(trainer, title), watch)
     write_metrics(trainer, folder, settings.method)
     save_adapter(model, folder)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,17 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerBase, set_seed
+from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerBase
 
 from data.catalog import Catalog
 from data.histories import Decisions, Histories, contexts
-from policy.checkpoint import load_speaker, save_adapter
+from policy.checkpoint import save_adapter
 from policy.presets import Preset
 from policy.slate_reward import RewardModule, SlateReward
-from policy.training import adapter, machine_arguments, with_progress, write_metrics
-from policy.watch import HeldOut, KLTarget, Watch, WatchSettings, check_kl_target, train_watched
+from policy.training import machine_arguments, speaker_to_tune, with_progress, write_metrics
+from policy.watch import KLTarget, Watch, WatchSettings, check_kl_target, train_watched
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 from trl.experimental.ppo import PPOConfig, PPOTrainer
@@ -137,21 +136,15 @@ def train_ppo(
     start: the adapter to begin from (DPO's), none for a fresh one; the reference is `base` either way. `reward` scores
     slates for `decisions`, row by row.
     """
-    spoken = load_speaker(base, catalog, start, trainable=True)
-    set_seed(settings.seed)  # PPOTrainer shuffles its minibatches with NumPy's global generator
-    if start is None:
-        spoken = replace(spoken, model=get_peft_model(spoken.legal, adapter(preset)))
-    model = spoken.model
-    if not isinstance(model, PeftModel):
-        raise TypeError("PPO trains an adapter")
+    # The seed is set, because PPOTrainer shuffles its minibatches with NumPy's global generator.
+    spoken, model = speaker_to_tune(base, catalog, start, preset, settings.seed)
     config = config or ppo_config(preset, folder, settings.seed)
     config.response_length = spoken.grammar.length
     rng = np.random.default_rng(settings.seed)
     eligible = np.flatnonzero(decisions.time < settings.until)
     needed = int(config.total_episodes or preset.ppo_episodes)
     rows = np.sort(rng.choice(eligible, size=min(needed, len(eligible)), replace=False))
-    ids, mask = spoken.prompt.encode(contexts(histories, decisions.take(rows), spoken.settings.history_length), None)
-    prompts = [row[len(row) - int(keep) :] for row, keep in zip(ids.tolist(), mask.sum(1).tolist(), strict=True)]
+    prompts = spoken.prompt.tokens(contexts(histories, decisions.take(rows), spoken.settings.history_length))
     module = RewardModule(reward, spoken.grammar)
     trainer = PPOTrainer(
         args=config,
@@ -170,10 +163,7 @@ def train_ppo(
             config.kl_coef *= change
 
         trainer.add_callback(KLTarget(steer, settings.kl_target, spoken.grammar.length))
-    held_out = HeldOut.choose(
-        histories, decisions, settings.until, rows, settings.watch.prompts, spoken.settings.history_length, rng
-    )
-    watch = Watch(spoken, reward, held_out, settings.watch, settings.seed) if len(held_out.rows) else None
+    watch = Watch.beside(spoken, reward, histories, decisions, settings.until, rows, settings.watch, settings.seed)
     train_watched(with_progress(trainer, title), watch)
     write_metrics(trainer, folder, "ppo")
     save_adapter(model, folder)

@@ -99,8 +99,7 @@ def preference_dataset(
 ) -> Dataset:
     """Token ids of the pairs with their reference log-probabilities, as TRL's DPOTrainer reads them."""
     prompt, chosen, rejected = pairs
-    ids, mask = spoken.prompt.encode(contexts, None)
-    real = [row[len(row) - int(keep) :] for row, keep in zip(ids.tolist(), mask.sum(1).tolist(), strict=True)]
+    real = spoken.prompt.tokens(contexts)
     return Dataset.from_dict(
         {
             "prompt_ids": [real[row] for row in prompt.tolist()],

@@ -36,9 +36,10 @@ class Preset:
 
     hidden, layers, heads: size of a model trained from scratch (ignored for pretrained ones; a head is 32 wide, the
     narrowest that vLLM's CPU attention takes). history_passes: passes over packed histories before SFT. sft_slates,
-    dpo_prompts, dpo_pairs, ppo_episodes, grpo_slates: how many of each. samples: slates drawn per DPO prompt. batch:
-    sequences per optimiser step. *_lr: learning rates. lora_rank: rank of every adapter. ranking_cases,
-    rollout_listeners, off_policy_rounds (logged decisions valued): how much evaluation the model's speed allows.
+    dpo_prompts, dpo_pairs, ppo_episodes, grpo_slates, weighted_slates: how many of each. samples: slates drawn per
+    DPO prompt. batch: sequences per optimiser step. *_lr: learning rates. lora_rank: rank of every adapter.
+    ranking_cases, rollout_listeners, off_policy_rounds (logged decisions valued): how much evaluation the model's
+    speed allows.
     """
 
     name: str
@@ -62,14 +63,16 @@ class Preset:
     grpo_slates: int = 6_144
     grpo_batch: int = 256
     grpo_lr: float = 5e-4
+    weighted_slates: int = 8_000
+    weighted_lr: float = 5e-4
     ranking_cases: int = 1_000
     rollout_listeners: int = 500
     off_policy_rounds: int = 900
     bfloat16: bool = False
 
     def training(self, method: str) -> dict[str, Any]:
-        """Fields that decide what training by `method` (sft, dpo, ppo, grpo) makes: it is redone when they change."""
-        others = {"sft", "dpo", "ppo", "grpo"} - {method}
+        """Fields that decide what training by `method` (sft, dpo, ppo, grpo, weighted) makes: else it is kept."""
+        others = {"sft", "dpo", "ppo", "grpo", "weighted"} - {method}
         evaluation = ("ranking_cases", "rollout_listeners", "off_policy_rounds")
         return {k: v for k, v in asdict(self).items() if k.split("_")[0] not in others and k not in evaluation}
 
@@ -92,6 +95,8 @@ SMOLLM2 = Preset(
     grpo_slates=576,
     grpo_batch=48,
     grpo_lr=3e-4,
+    weighted_slates=1_200,
+    weighted_lr=3e-4,
     ranking_cases=150,
     rollout_listeners=60,
     off_policy_rounds=300,
@@ -136,6 +141,7 @@ def _named(name: str) -> Preset:
         dpo_lr=2e-4,
         ppo_lr=1e-4,
         grpo_lr=1e-4,
+        weighted_lr=1e-4,
         bfloat16=torch.cuda.is_available(),
     )
 

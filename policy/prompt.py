@@ -62,6 +62,11 @@ class Prompt:
         levels = len(self.vocabulary.level_sizes)
         return 4 + 1 + self.history_length * (levels + 1) + 1 + MAX_TEXT_TOKENS + 1 + len(OBJECTIVES) + 1
 
+    def tokens(self, contexts: Contexts) -> list[list[int]]:
+        """The ids of each prompt, without padding: what TRL's datasets hold."""
+        ids, mask = self.encode(contexts, None)
+        return [row[len(row) - keep :] for row, keep in zip(ids.tolist(), mask.sum(1).tolist(), strict=True)]
+
     def encode(
         self, contexts: Contexts, weights: Mapping[str, float | npt.NDArray[Any]] | None = None
     ) -> tuple[Tensor, Tensor]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel, get_peft_model
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from data.catalog import Catalog
+from policy.checkpoint import Speaker, load_speaker
 from policy.presets import Preset
 
 METRICS = "training.jsonl"
@@ -64,6 +66,17 @@ def adapter(preset: Preset) -> LoraConfig:
         target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         task_type="CAUSAL_LM",
     )
+
+
+def speaker_to_tune(
+    base: Path, catalog: Catalog, start: Path | None, preset: Preset, seed: int
+) -> tuple[Speaker, PeftModel]:
+    """The policy in `base` with a trainable adapter, that of `start` or a fresh one, and the model; sets every seed."""
+    spoken = load_speaker(base, catalog, start, trainable=True)
+    set_seed(seed)
+    model = get_peft_model(spoken.legal, adapter(preset)) if start is None else spoken.model
+    assert isinstance(model, PeftModel)
+    return replace(spoken, model=model), model
 
 
 class ProgressBar(TrainerCallback):

@@ -103,6 +103,24 @@ class Watch(TrainerCallback):
         self.best_step = 0
         self._best: Mapping[str, Tensor] = {}
 
+    @classmethod
+    def beside(
+        cls,
+        spoken: Speaker,
+        reward: SlateReward,
+        histories: Histories,
+        decisions: Decisions,
+        until: int,
+        taken: NDArray[np.int64],
+        settings: WatchSettings,
+        seed: int,
+    ) -> Watch | None:
+        """A watch of a training on the decisions `taken`, on others before `until`; None where it takes them all."""
+        length = spoken.settings.history_length
+        rng = np.random.default_rng([seed, 1])
+        held_out = HeldOut.choose(histories, decisions, until, taken, settings.prompts, length, rng)
+        return cls(spoken, reward, held_out, settings, seed) if len(held_out.rows) else None
+
     @torch.no_grad()
     def look(self) -> Look:
         """Draw, score and rank now; the same luck at every look."""

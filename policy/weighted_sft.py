@@ -9,7 +9,7 @@ proportion to them, with replacement, so that the trainer is TRL's own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,20 +18,18 @@ import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
-from peft import get_peft_model
-from transformers import set_seed
 from trl import SFTTrainer
 
 from data.catalog import Catalog
 from data.errors import InputError
 from data.histories import Decisions, Histories, contexts
-from policy.checkpoint import load_speaker, save_adapter
+from policy.checkpoint import save_adapter
 from policy.examples import SlateExamples, slate_sequences
 from policy.moves import move_of
 from policy.presets import Preset
 from policy.sft import sft_config
 from policy.slate_reward import SlateReward
-from policy.training import adapter, with_progress, write_metrics
+from policy.training import speaker_to_tune, with_progress, write_metrics
 
 _AT_ONCE = 8192
 
@@ -65,27 +63,24 @@ def train_weighted_sft(
 ) -> None:
     """Train a LoRA adapter over the policy in `base` and write it to `folder`.
 
-    `reward` scores slates for `decisions`, row by row; `sft_slates` of the preset are drawn. Raises InputError where no
-    logged slate has the policy's size.
+    `reward` scores slates for `decisions`, row by row; `weighted_slates` of the preset are drawn. Raises InputError
+    where no logged slate has the policy's size.
     """
-    spoken = load_speaker(base, catalog)
-    set_seed(settings.seed)
+    spoken, model = speaker_to_tune(base, catalog, None, preset, settings.seed)
     size = spoken.grammar.slate_size
     long_enough = decisions.slate.shape[1] >= size
     whole = (decisions.slate[:, :size] >= 0).all(axis=1) & long_enough
     rows = np.flatnonzero(whole & (decisions.time < settings.until))
     if len(rows) == 0:
         raise InputError(f"{title}: the log shows no slate of {size} items: lower slate_size in SFT")
-    chosen = draw_by_reward(reward, rows, decisions.slate[rows, :size], preset.sft_slates, settings)
+    chosen = draw_by_reward(reward, rows, decisions.slate[rows, :size], preset.weighted_slates, settings)
     slates = decisions.slate[chosen, :size]
     known = contexts(histories, decisions.take(chosen), spoken.settings.history_length)
     examples = SlateExamples(known, slates, move_of(known.item, known.action, slates, catalog))
     sequences, labels = slate_sequences(spoken, examples)
-    model = get_peft_model(spoken.legal, adapter(preset))
-    # An adapter learns at the rate that suits adapters, not at that of a model made from scratch.
-    given = {"learning_rate": preset.ppo_lr, "weight_decay": 0.0, **changed}
+    given = {"learning_rate": preset.weighted_lr, "weight_decay": 0.0, **changed}
     trainer = SFTTrainer(
-        model=replace(spoken, model=model).model,
+        model=model,
         args=sft_config(preset, folder, settings.seed, given),
         train_dataset=Dataset.from_dict({"input_ids": sequences, "labels": labels}),
         processing_class=spoken.tokenizer,

@@ -17,17 +17,12 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-
-# LightGBM asks for libgomp.so.1, which a bare machine may lack and the torch wheel carries: torch goes first.
-import torch  # noqa: F401
-
-# isort: split
-import lightgbm
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from rewards.boosting import lightgbm
 from rewards.heads import Label
 from rewards.recency import COLUMNS
 from rewards.segments import SEGMENTS, segments

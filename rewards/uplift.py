@@ -19,15 +19,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch  # noqa: F401  LightGBM needs its libgomp, see rewards.baselines
-
-# isort: split
-import lightgbm
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from data.errors import InputError
 from data.logistic import fit_logistic
+from rewards.boosting import lightgbm
 
 Floats = NDArray[np.float64]
 LEARNERS = ("outcome", "t_learner", "r_learner", "dr_learner")

@@ -43,7 +43,7 @@ def stage(args: WeightedArguments, given: SFTConfig | None = None) -> bool:
     return build(
         run.folder / "policy" / args.name,
         config={
-            "preset": preset.training("sft") | {"ppo_lr": preset.ppo_lr},
+            "preset": preset.training("weighted"),
             "settings": asdict(settings),
             "reward": args.reward,
             "trl": changed,

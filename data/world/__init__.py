@@ -20,7 +20,7 @@ from data.world.policies import (
 from data.world.presets import PRESETS
 from data.world.settings import Switches, WorldSettings, nothing_matters
 from data.world.truth import MESSAGE_METRICS, METRICS, Paired, paired
-from data.world.world import World, burned_in
+from data.world.world import World, burned_in, lived_in
 
 __all__ = [
     "MESSAGE_METRICS",
@@ -44,6 +44,7 @@ __all__ = [
     "WorldContexts",
     "WorldSettings",
     "burned_in",
+    "lived_in",
     "nothing_matters",
     "paired",
 ]

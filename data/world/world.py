@@ -401,8 +401,8 @@ class World:
         return policies[name]
 
 
-def burned_in(settings: WorldSettings, seed: int, days: int, listener_seed: int | None = None) -> World:
-    """A world whose listeners have lived `days` days under the logging policy, its log emptied.
+def lived_in(settings: WorldSettings, seed: int, days: int, listener_seed: int | None = None) -> World:
+    """A world whose listeners have lived `days` days under the logging policy; its log tells of them.
 
     The catalog comes from `seed`; `listener_seed` (default: the same) draws other people for the same catalog.
     """
@@ -410,4 +410,9 @@ def burned_in(settings: WorldSettings, seed: int, days: int, listener_seed: int 
     if listener_seed is not None:
         world.reset(listener_seed)
     world.play(world.built_in("logging"), days, np.random.default_rng([world.listener_seed, 1]))
-    return world.branch()
+    return world
+
+
+def burned_in(settings: WorldSettings, seed: int, days: int, listener_seed: int | None = None) -> World:
+    """The evening that `lived_in` ends with, its log emptied."""
+    return lived_in(settings, seed, days, listener_seed).branch()

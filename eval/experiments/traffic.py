@@ -35,7 +35,7 @@ class Traffic:
             raise InputError(f"share of traffic is {share}; it lies in (0, 1]")
         days = pl.DataFrame({"user": user, "time": time}).group_by("user").agg(pl.col("time").min())["time"]
         day = (days - days.min()).dt.total_days()
-        last = int((time.max() - time.min()).days)  # type: ignore[operator, union-attr]
+        last = int((time - time.min()).dt.total_days().to_numpy().max())
         new = pl.DataFrame({"day": range(last + 1)}).join(day.alias("day").value_counts(), on="day", how="left")
         counts = new["count"].fill_null(0)
         cumulative = tuple(share * float(total) for total in counts.cum_sum())

@@ -85,7 +85,7 @@ def test_a_group_is_drawn_from_one_prompt_and_its_anchor_is_what_was_logged(run)
     rows = np.array([3, 7])
     known = contexts(histories, decisions.take(rows), 12)
     ids, mask = spoken.prompt.encode(known, None)
-    prompts = [row[len(row) - int(keep) :] for row, keep in zip(ids.tolist(), mask.sum(1).tolist(), strict=True)]
+    prompts = spoken.prompt.tokens(known)
     slates = np.array([[4, 8, 15, 16, 23], [1, 2, -1, -1, -1]], dtype=np.int32)
     anchors = logged_completions(spoken, known, slates)
     assert list(anchors) == [0], "a slate that is too short is nobody's anchor"

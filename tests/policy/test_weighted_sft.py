@@ -39,7 +39,7 @@ def test_what_the_reward_likes_among_the_logged_becomes_likelier(tmp_path) -> No
         return (asked[..., 0] == good).float() * 3
 
     base = tmp_path / "run" / "policy" / "sft"
-    preset = replace(NANO, sft_slates=2048, batch=32, ppo_lr=5e-3, lora_rank=4)
+    preset = replace(NANO, weighted_slates=2048, batch=32, weighted_lr=5e-3, lora_rank=4)
     (tmp_path / "made").mkdir()
     settings = WeightedSettings(until=2**62, temperature=0.3)
     train_weighted_sft(base, histories, decisions, catalog, reward, preset, settings, tmp_path / "made")
