@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from data.catalog import Catalog
@@ -87,13 +87,15 @@ class Rollouts:
 
 
 class _SlateTrainer:
-    """Mixed in front of TRL's trainers, of which two methods differ: `_tokenize_prompts`, because a prompt is given by
-    its number (it is token ids already), and `_generate_single_turn`, because a group's prompt is read once and a
-    completion is legal and of one length by construction.
+    """Mixed in front of TRL's trainers, of which three methods differ: `_tokenize_prompts`, because a prompt is given
+    by its number (it is token ids already), `_generate_single_turn`, because a group's prompt is read once and a
+    completion is legal and of one length by construction, and `_get_per_token_logps_and_entropies`, because there too
+    a prompt is read once for all of its group, not once for each slate.
     """
 
     rollouts: Rollouts
     beta: float
+    temperature: float
 
     def steer(self, change: float) -> None:
         """Multiply the penalty on the divergence from the reference."""
@@ -102,6 +104,24 @@ class _SlateTrainer:
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         self._asked = [int(number) for number in prompts]
         return [self.rollouts.prompts[number] for number in self._asked], None, {}
+
+    def _get_per_token_logps_and_entropies(
+        self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor, None]:
+        """Log-probabilities and entropies (B, T) of the last T = `logits_to_keep` tokens of sequences (B, S), which may
+        come in any order, and no auxiliary loss.
+        """
+        prompt = torch.stack([input_ids, attention_mask], 2)[:, :-logits_to_keep]  # (B, S - T, 2)
+        kinds, kind = prompt.flatten(1).unique(dim=0, return_inverse=True)
+        order = kind.argsort(stable=True)
+        counts = kind.bincount(minlength=len(kinds))
+        place = torch.empty_like(order)  # of each sequence among those with its prompt
+        place[order] = torch.arange(len(kind), device=kind.device) - (counts.cumsum(0) - counts)[kind[order]]
+        completions = input_ids[:1, -logits_to_keep:].repeat(len(kinds), int(counts.max()), 1)
+        completions[kind, place] = input_ids[:, -logits_to_keep:]
+        ids, mask = kinds.view(len(kinds), -1, 2).unbind(2)
+        told = model(input_ids=ids, attention_mask=mask, completions=completions, temperature=self.temperature)
+        return told.log_probs[kind, place], told.entropy[kind, place], None
 
 
 class SlateGRPOTrainer(_SlateTrainer, GRPOTrainer):

@@ -12,7 +12,7 @@ sees one and the same distribution. Sequences without `<slate>` (packed historie
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from peft import PeftModel
@@ -39,6 +39,13 @@ class SlateDraw:
     tokens: Tensor
     log_probs: Tensor
     steps: tuple[Tensor, ...] = ()
+
+
+class CompletionOutput(NamedTuple):
+    """Log-probability and entropy (nats) at each token of each prompt's completions: (B, M, T) both."""
+
+    log_probs: Tensor
+    entropy: Tensor
 
 
 def constrain(model: PreTrainedModel, grammar: SlateGrammar) -> LegalSlateModel:
@@ -78,15 +85,24 @@ class LegalSlateModel(PreTrainedModel):
         use_cache: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         logits_to_keep: int = 0,
+        completions: Tensor | None = None,
+        temperature: float = 1.0,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> CausalLMOutputWithPast | CompletionOutput:
         """As the wrapped class, with logits (B, S, V) legal after `<slate>` and the loss taken from them.
+
+        With `completions` (B, M, T) it is `token_distributions`, for trainers whose model is wrapped (by adapters, by
+        data parallelism, which only follows what goes through `forward`).
 
         `logits_to_keep`: how many positions, from the last, are wanted of the logits (0: all); not of their number is
         the work, which is on the completion's positions and the legal tokens in any case, but the memory.
         `labels` follow the Hugging Face convention (shifted inside, -100 ignored); the loss is the mean over labelled
         completion tokens, or the sum over `num_items_in_batch` where the trainer passes it.
         """
+        if completions is not None:
+            assert input_ids is not None
+            assert attention_mask is not None
+            return self.token_distributions(input_ids, attention_mask, completions, temperature)
         completing = (
             input_ids is not None
             and past_key_values is None
@@ -128,6 +144,12 @@ class LegalSlateModel(PreTrainedModel):
         self, input_ids: Tensor, attention_mask: Tensor, completions: Tensor, temperature: float = 1.0
     ) -> Tensor:
         """As `completion_log_probs`, each token's given those before it: (B, M, T)."""
+        return self.token_distributions(input_ids, attention_mask, completions, temperature).log_probs
+
+    def token_distributions(
+        self, input_ids: Tensor, attention_mask: Tensor, completions: Tensor, temperature: float = 1.0
+    ) -> CompletionOutput:
+        """What `token_log_probs` returns, and the entropy of what each token is drawn from; the prompt is read once."""
         batch, many, length = completions.shape
         branches = Branches(self.trunk(), input_ids, attention_mask)
         first = branches.hidden[:, :, None].expand(-1, many, -1, -1)  # (B, M, 1, H)
@@ -136,7 +158,9 @@ class LegalSlateModel(PreTrainedModel):
         legal = self.grammar.legal_all(completions.flatten(0, 1)).view(batch, many, length, -1)
         log_probs = logits.masked_fill(~legal, ILLEGAL).log_softmax(-1)
         chosen = (completions - self.grammar.vocabulary.first)[..., None]
-        return log_probs.gather(-1, chosen).squeeze(-1)
+        with torch.no_grad():
+            entropy = -(log_probs.exp() * log_probs).sum(-1)
+        return CompletionOutput(log_probs=log_probs.gather(-1, chosen).squeeze(-1), entropy=entropy)
 
     @torch.no_grad()
     def draw(

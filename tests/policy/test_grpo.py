@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from data.errors import InputError
 from data.histories import contexts, load
 from data.store import LogStore
 from policy.checkpoint import load_speaker
-from policy.grpo import GroupSettings, Rollouts, logged_completions, train_group
+from policy.grpo import GroupSettings, Rollouts, SlateGRPOTrainer, logged_completions, train_group
 from policy.presets import NANO
 from tests.policy.serving.tiny_run import ITEMS, SLATE, build
 
@@ -105,3 +106,19 @@ def test_settings_that_cannot_be_are_one_line() -> None:
         GroupSettings(until=0, method="ppo")
     with pytest.raises(InputError, match="a group of 1"):
         GroupSettings(until=0, group=1)
+
+
+def test_a_prompt_read_once_for_its_group_gives_what_reading_it_for_every_slate_gives(run) -> None:
+    folder, catalog, histories, decisions = run
+    spoken = load_speaker(folder / "policy" / "sft", catalog)
+    ids, mask = spoken.prompt.encode(contexts(histories, decisions.take(np.array([0, 3, 7])), 12), None)
+    drawn = spoken.legal.draw(ids, mask, samples=4, generator=torch.Generator().manual_seed(0)).tokens
+    mixed = torch.randperm(12, generator=torch.Generator().manual_seed(1))[:10]  # groups of unlike size, in any order
+    length = drawn.shape[-1]
+    sequences = torch.cat([ids.repeat_interleave(4, 0), drawn.flatten(0, 1)], 1)[mixed]
+    whole = torch.cat([mask.repeat_interleave(4, 0), torch.ones(12, length, dtype=torch.int64)], 1)[mixed]
+    asked = SimpleNamespace(temperature=1.0)
+    got, entropy, _ = SlateGRPOTrainer._get_per_token_logps_and_entropies(asked, spoken.legal, sequences, whole, length)
+    plain = spoken.legal(input_ids=sequences, attention_mask=whole).logits[:, -length - 1 : -1].log_softmax(-1)
+    torch.testing.assert_close(got, plain.gather(2, sequences[:, -length:, None])[..., 0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(entropy, -(plain.exp() * plain).sum(-1), atol=1e-4, rtol=1e-4)
