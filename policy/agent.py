@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,21 +21,24 @@ BATCH = 512
 class LanguageModelPolicy:
     """Draws slates from a trained policy; follows the `SlatePolicy` protocol of `data.world`.
 
-    temperature: of the draw; 0 takes the likeliest continuation. The propensity returned is that of the (move, slate)
-    pair under the distribution drawn from.
+    temperature: of the draw; 0 takes the likeliest continuation. weights: the trade-off asked for in every prompt. The
+    propensity returned is that of the (move, slate) pair under the distribution drawn from.
     """
 
-    def __init__(self, name: str, spoken: Speaker, temperature: float = 1.0) -> None:
+    def __init__(
+        self, name: str, spoken: Speaker, temperature: float = 1.0, weights: Mapping[str, float] | None = None
+    ) -> None:
         self.name = name
         self.spoken = spoken
         self.temperature = temperature
+        self.weights = weights
         self.last_moves: list[str] = []
 
     def choose(self, contexts: Contexts, rng: np.random.Generator) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """Slates (B, K) of catalog rows and their log-probabilities (B,), one per context."""
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         slates, log_probs, moves = [], [], []
-        for ids, mask in prompts(self.spoken, contexts):
+        for ids, mask in prompts(self.spoken, contexts, self.weights):
             drawn = self.spoken.legal.draw(ids, mask, temperature=self.temperature, generator=generator)
             move, items = self.spoken.grammar.decode(drawn.tokens[:, 0])
             slates.append(items)
@@ -136,10 +139,12 @@ def top_items(spoken: Speaker, contexts: Contexts, count: int, beams: int = 16) 
     return torch.cat(ranked).cpu().numpy().astype(np.int32)
 
 
-def prompts(spoken: Speaker, contexts: Contexts) -> Iterator[tuple[Tensor, Tensor]]:
+def prompts(
+    spoken: Speaker, contexts: Contexts, weights: Mapping[str, float] | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Encoded prompts in batches: input_ids and attention_mask, (b, S) each, on the model's device."""
     device = spoken.legal.device
     for start in range(0, len(contexts), BATCH):
         rows = np.arange(start, min(start + BATCH, len(contexts)))
-        ids, mask = spoken.prompt.encode(contexts.take(rows), None)
+        ids, mask = spoken.prompt.encode(contexts.take(rows), weights)
         yield ids.to(device), mask.to(device)

@@ -6,12 +6,18 @@ No critic is needed. The reward is the same as PPO's: by decision row, never by 
 
 With `anchor`, one member of each group is the slate that was logged for that listener, so that the group is also
 compared with what was really shown (ABPO).
+
+GRPO can be told which item of a slate a reward is due to (`credit="item"`): each item is then compared with what stands
+in its place in the group's other slates, by what it adds to its own slate (`policy.slate_reward.item_credits`), and the
+move by the slate as a whole. Of K items, the other K - 1 are noise to each one's lesson; without them a step teaches
+several times as much.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -29,11 +35,14 @@ from data.histories import Contexts, Decisions, Histories, contexts
 from policy.checkpoint import Speaker, save_adapter
 from policy.moves import MOVES
 from policy.presets import Preset
-from policy.slate_reward import SlateReward
+from policy.slate_reward import item_credits
+from policy.trade_off import Reward, Wants, draw_wants
 from policy.training import machine_arguments, speaker_to_tune, with_progress, write_metrics
 from policy.watch import KLTarget, Watch, WatchSettings, check_kl_target, train_watched
 
 METHODS = ("grpo", "rloo")
+CREDITS = ("item", "slate")
+BETA = 0.15  # in the reward's unit, a nat
 REFERENCE = "ref"  # what TRL calls its copy of the adapter that training starts from
 
 
@@ -41,14 +50,18 @@ REFERENCE = "ref"  # what TRL calls its copy of the adapter that training starts
 class GroupSettings:
     """until: prompts come from decisions before this time (us since 1970). group: slates drawn for each prompt.
 
-    method: grpo or rloo. anchor: whether the logged slate takes the place of one of the group. watch: how it is watched
-    on held-out prompts. kl_target: divergence from the reference to steer to, nats per slate (None: a fixed penalty).
+    method: grpo or rloo. credit: who is rewarded, the slate or each of its items (GRPO only). anchor: whether the
+    logged slate takes the place of one of the group. trade_off: whether every prompt asks for a drawn trade-off,
+    which the reward then has to heed. watch: how it is watched on held-out prompts. kl_target: divergence from the
+    reference to steer to, nats per slate (None: a fixed penalty).
     """
 
     until: int
     method: str = "grpo"
-    group: int = 8
+    group: int = 16
+    credit: str = "item"
     anchor: bool = False
+    trade_off: bool = False
     watch: WatchSettings = field(default_factory=WatchSettings)
     kl_target: float | None = None
     seed: int = 0
@@ -56,6 +69,8 @@ class GroupSettings:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise InputError(f"unknown method {self.method!r}: choose one of {', '.join(METHODS)}")
+        if self.credit not in CREDITS or (self.credit == "item" and self.method != "grpo"):
+            raise InputError(f"credit {self.credit!r} with {self.method}: choose slate, or item with grpo")
         if self.group < 2:
             raise InputError(f"a group of {self.group}: a slate is compared with others of its group, give 2 or more")
         check_kl_target(self.kl_target)
@@ -125,10 +140,23 @@ class _SlateTrainer:
 
 
 class SlateGRPOTrainer(_SlateTrainer, GRPOTrainer):
-    """TRL's GRPOTrainer with slates drawn by the policy itself (see `_SlateTrainer`)."""
+    """TRL's GRPOTrainer with slates drawn by the policy itself (see `_SlateTrainer`).
+
+    One more method differs, `_generate_and_score_completions`: where items are given credit, an advantage goes to each
+    token instead of one to the slate (TRL's loss takes either).
+    """
+
+    credits: Tensor | None = None  # (B, K) of the last rewards, in their order
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
         return self.rollouts.draw(self._asked), None
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        made: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self.credits is not None:
+            levels = self.rollouts.spoken.grammar.trie.levels
+            made["advantages"] = token_advantages(made["advantages"], self.credits, self.num_generations, levels)
+        return made
 
 
 class SlateRLOOTrainer(_SlateTrainer, RLOOTrainer):
@@ -136,6 +164,18 @@ class SlateRLOOTrainer(_SlateTrainer, RLOOTrainer):
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> list[list[int]]:
         return self.rollouts.draw(self._asked)
+
+
+def token_advantages(slate: Tensor, credit: Tensor, group: int, levels: int) -> Tensor:
+    """Advantages (B, 1 + K L) of completions: the slate's (B,) for the move, each item's own for its L tokens.
+
+    credit (B, K), neighbours in groups. An item is compared with those at its place in its group, in the reward's own
+    unit: in standard deviations of what is drawn now, a policy that grows surer would weigh the same differences ever
+    more against the penalty on its divergence, until it has collapsed.
+    """
+    grouped = credit.view(-1, group, credit.shape[1])
+    own = (grouped - grouped.mean(1, keepdim=True)).view_as(credit)
+    return torch.cat([slate[:, None], own.to(slate).repeat_interleave(levels, 1)], 1)
 
 
 def group_config(
@@ -148,8 +188,10 @@ def group_config(
 ) -> GRPOConfig | RLOOConfig:
     """The preset's arguments for TRL's trainer of that method; `length` is a completion's, in tokens.
 
-    One generation of `grpo_batch` slates is used twice, in one minibatch each time. Every sampling field is set: the
-    model's own `generation_config` is never asked.
+    Every generation of `grpo_batch` slates makes one step, so nothing is off-policy. Rewards stay in their own unit,
+    standard deviations under the logging policy, and so does `beta`, the price of a nat of divergence from the
+    reference: the best policy there is gives a slate exp(reward / beta) times the reference's probability. Every
+    sampling field is set: the model's own `generation_config` is never asked.
     """
     kind = GRPOConfig if method == "grpo" else RLOOConfig
     strangers = sorted(set(changed) - {field.name for field in fields(kind)})
@@ -164,7 +206,9 @@ def group_config(
         raise InputError(
             f"a batch of {batch} slates is not made of groups of {settings.group}: change --group or the batch"
         )
-    per_method: dict[str, Any] = {"scale_rewards": "group", "loss_type": "grpo"} if method == "grpo" else {}
+    per_method: dict[str, Any] = (
+        {"scale_rewards": "none", "loss_type": "grpo"} if method == "grpo" else {"normalize_advantages": False}
+    )
     return kind(
         **{
             **machine_arguments(preset, output, settings.seed),
@@ -172,8 +216,8 @@ def group_config(
             "per_device_train_batch_size": preset.grpo_batch,
             "gradient_accumulation_steps": 1,
             "num_generations": settings.group,
-            "num_iterations": 2,
-            "max_steps": max(1, 2 * preset.grpo_slates // preset.grpo_batch),
+            "num_iterations": 1,
+            "max_steps": max(1, preset.grpo_slates // preset.grpo_batch),
             "max_completion_length": length,
             "temperature": 1.0,
             "top_p": 1.0,
@@ -181,7 +225,7 @@ def group_config(
             "repetition_penalty": 1.0,
             "learning_rate": preset.grpo_lr,
             "lr_scheduler_type": "constant",
-            "beta": 0.02,
+            "beta": BETA,
             "epsilon": 0.2,
             "disable_dropout": True,
             **per_method,
@@ -196,7 +240,7 @@ def train_group(
     histories: Histories,
     decisions: Decisions,
     catalog: Catalog,
-    reward: SlateReward,
+    reward: Reward,
     preset: Preset,
     settings: GroupSettings,
     folder: Path,
@@ -215,26 +259,37 @@ def train_group(
     wanted = -(-preset.grpo_slates // settings.group)
     rows = rng.permutation(rng.choice(eligible, size=min(wanted, len(eligible)), replace=False))
     known = contexts(histories, decisions.take(rows), spoken.settings.history_length)
-    prompts = spoken.prompt.tokens(known)
+    wants = draw_wants(len(rows), rng) if settings.trade_off else None
+    prompts = spoken.prompt.tokens(known, wants)
     anchors = logged_completions(spoken, known, decisions.slate[rows]) if settings.anchor else {}
 
-    def slate_reward(completion_ids: list[list[int]], row: list[int], **_: Any) -> list[float]:
+    def slate_reward(completion_ids: list[list[int]], number: list[int], **_: Any) -> list[float]:
         items = spoken.grammar.decode(torch.tensor(completion_ids))[1]
-        return reward(torch.tensor(row), items[:, None])[:, 0].tolist()
+        asked = [] if wants is None else [{objective: weight[number] for objective, weight in wants.items()}]
+        of = partial(reward_of, torch.from_numpy(rows[number]), asked)
+        if settings.credit == "item":
+            trainer.credits = item_credits(of, items[:, None])[:, 0]
+        values: list[float] = of(items[:, None])[:, 0].tolist()
+        return values
+
+    def reward_of(decided: Tensor, asked: list[Wants], slates: Tensor) -> Tensor:
+        return reward(decided, slates, *asked)
 
     trainer = (SlateGRPOTrainer if settings.method == "grpo" else SlateRLOOTrainer)(
         model=model,
         args=config,
         processing_class=spoken.tokenizer,
         reward_funcs=slate_reward,
-        train_dataset=Dataset.from_dict({"prompt": [str(k) for k in range(len(rows))], "row": rows.tolist()}),
+        train_dataset=Dataset.from_dict({"prompt": [str(k) for k in range(len(rows))], "number": range(len(rows))}),
     )
     if REFERENCE in model.peft_config:  # then the reference is the model with its adapter disabled: nothing is copied
         model.delete_adapter(REFERENCE)
     trainer.rollouts = Rollouts(spoken, prompts, anchors)
     if settings.kl_target is not None:
         trainer.add_callback(KLTarget(trainer.steer, settings.kl_target, spoken.grammar.length))
-    watch = Watch.beside(spoken, reward, histories, decisions, settings.until, rows, settings.watch, settings.seed)
+    watch = Watch.beside(
+        spoken, reward, histories, decisions, settings.until, rows, settings.watch, settings.seed, settings.trade_off
+    )
     train_watched(with_progress(trainer, title), watch)
     write_metrics(trainer, folder, settings.method)
     save_adapter(model, folder)

@@ -90,7 +90,8 @@ def ppo_config(preset: Preset, output: Path, seed: int, changed: Mapping[str, An
     """The preset's arguments for TRL's PPOTrainer. `train_ppo` sets the completion's length.
 
     One process takes `ppo_batch` rollouts a step and updates on four minibatches of them, twice. The only reward comes
-    at the end of a slate, so nothing is discounted (gamma = lambda = 1).
+    at the end of a slate, so nothing is discounted (gamma = lambda = 1). `kl_coef` is in the reward's unit a nat, as in
+    `policy.grpo.group_config`.
     """
     return PPOConfig(
         **{
@@ -105,7 +106,7 @@ def ppo_config(preset: Preset, output: Path, seed: int, changed: Mapping[str, An
             "temperature": 1.0,
             "learning_rate": preset.ppo_lr,
             "lr_scheduler_type": "constant",
-            "kl_coef": 0.02,
+            "kl_coef": 0.15,
             "kl_estimator": "k3",
             "gamma": 1.0,
             "lam": 1.0,

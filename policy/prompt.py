@@ -31,6 +31,7 @@ MAX_TEXT_TOKENS = 64
 _TEXTS_KEPT = 50_000
 
 Ids = npt.NDArray[np.int64]
+Weights = Mapping[str, float | npt.NDArray[Any]]
 
 
 def neutral_contexts(steers: Sequence[str | None]) -> Contexts:
@@ -62,19 +63,17 @@ class Prompt:
         levels = len(self.vocabulary.level_sizes)
         return 4 + 1 + self.history_length * (levels + 1) + 1 + MAX_TEXT_TOKENS + 1 + len(OBJECTIVES) + 1
 
-    def tokens(self, contexts: Contexts) -> list[list[int]]:
+    def tokens(self, contexts: Contexts, weights: Weights | None = None) -> list[list[int]]:
         """The ids of each prompt, without padding: what TRL's datasets hold."""
-        ids, mask = self.encode(contexts, None)
+        ids, mask = self.encode(contexts, weights)
         return [row[len(row) - keep :] for row, keep in zip(ids.tolist(), mask.sum(1).tolist(), strict=True)]
 
-    def encode(
-        self, contexts: Contexts, weights: Mapping[str, float | npt.NDArray[Any]] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def encode(self, contexts: Contexts, weights: Weights | None = None) -> tuple[Tensor, Tensor]:
         """Ids (B, T) int64, left padded with the tokenizer's pad id, and attention mask (B, T) int64.
 
         `weights` says how much each of OBJECTIVES counts, in [0, 1], for all rows or by row (B,); an objective left
-        out is not said. Raises InputError for an objective that does not exist, a weight outside [0, 1], a surface,
-        action or item outside its vocabulary.
+        out, or nan in a row, is not said. Raises InputError for an objective that does not exist, a weight outside
+        [0, 1], a surface, action or item outside its vocabulary.
         """
         rows = len(contexts.surface)
         words = self.vocabulary.ids
@@ -158,19 +157,23 @@ class Prompt:
                 said[row, : len(ids)] = ids
         return said
 
-    def _wants(self, weights: Mapping[str, float | npt.NDArray[Any]] | None, rows: int) -> list[Ids]:
-        """`<wants>` and one token per objective given."""
+    def _wants(self, weights: Weights | None, rows: int) -> list[Ids]:
+        """`<wants>` and one token per objective given, -1 where a row wants nothing of it."""
         if not weights:
             return []
         unknown = sorted(set(weights) - set(OBJECTIVES))
         if unknown:
             raise InputError(f"there is no objective {unknown[0]!r}: weights are given for {', '.join(OBJECTIVES)}")
-        columns = [np.full(rows, self.vocabulary.ids["<wants>"], dtype=np.int64)]
+        columns = []
         for objective in OBJECTIVES:
             if objective in weights:
                 weight = np.broadcast_to(np.asarray(weights[objective], dtype=np.float64), (rows,))
-                if not ((weight >= 0) & (weight <= 1)).all():
+                said = ~np.isnan(weight)
+                if not ((weight[said] >= 0) & (weight[said] <= 1)).all():
                     raise InputError(f"the weight of {objective} must lie in [0, 1]")
-                steps = np.rint(weight * (WEIGHT_STEPS - 1)).astype(np.int64)
-                columns.append(self._table([f"w_{objective}_{step}" for step in range(WEIGHT_STEPS)])[steps])
-        return [np.stack(columns, axis=1)]
+                steps = np.rint(np.where(said, weight, 0.0) * (WEIGHT_STEPS - 1)).astype(np.int64)
+                words = self._table([f"w_{objective}_{step}" for step in range(WEIGHT_STEPS)])[steps]
+                columns.append(np.where(said, words, -1))
+        wanted = np.stack(columns, axis=1)
+        opening = np.where((wanted >= 0).any(1, keepdims=True), self.vocabulary.ids["<wants>"], -1)
+        return [np.concatenate([opening, wanted], axis=1)]

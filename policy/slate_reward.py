@@ -8,7 +8,7 @@ never by prompt text.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +33,20 @@ class SlateReward:
     def __call__(self, rows: Tensor, slates: Tensor) -> Tensor:
         """Rewards (M, N) of slates (M, N, K) of catalog rows, for the decisions in `rows` (M,)."""
         return self.objective.lower_bound(self.model.advantage(self.states[rows], slates)).float()
+
+
+def item_credits(reward: Callable[[Tensor], Tensor], slates: Tensor) -> Tensor:
+    """What each item of slates (M, N, K) adds to its slate's reward: the reward less that of the slate without it.
+
+    The difference reward of cooperative learning (Wolpert & Tumer 2002): exact where a slate's reward is a sum over its
+    items, and about the item's own doing where it is not. `reward` takes slates of any number and gives (M, N'); an
+    item left out is -1. Returns (M, N, K).
+    """
+    rows, many, size = slates.shape
+    gone = torch.eye(size, dtype=torch.bool)
+    without = torch.where(gone, -1, slates[:, :, None])  # (M, N, K, K)
+    scored = reward(torch.cat([slates[:, :, None], without], 2).view(rows, -1, size)).view(rows, many, 1 + size)
+    return scored[..., :1] - scored[..., 1:]
 
 
 class RewardModule(nn.Module):

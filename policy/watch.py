@@ -10,7 +10,7 @@ the reference stays about where it is wanted.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from data.histories import Contexts, Decisions, Histories, contexts
 from policy.beam import likeliest_items
 from policy.checkpoint import Speaker
 from policy.examples import next_engaged
-from policy.slate_reward import SlateReward
+from policy.trade_off import Reward, Wants, draw_wants
 
 KL_STEP = 0.1
 RANKED = 10
@@ -36,14 +36,16 @@ RANKED = 10
 class WatchSettings:
     """every: steps between looks. prompts: held-out decisions looked at, samples: slates drawn for each.
 
-    patience: looks without a better reward before training stops. least_ranking: share of the first hit rate below
-    which it stops at once (0: ranking is only written down).
+    patience: looks without a better reward before training stops. least_entropy: share of the first entropy below which
+    a policy is not kept, whatever its reward: it has collapsed onto a few slates. least_ranking: share of the first hit
+    rate below which training stops at once (0: ranking is only written down).
     """
 
     every: int = 6
     prompts: int = 192
     samples: int = 4
     patience: int = 4
+    least_entropy: float = 0.5
     least_ranking: float = 0.25
 
 
@@ -65,12 +67,16 @@ class TrainingEndError(Exception):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Moments that training does not see: rows of the decisions, their contexts, and the next engaged item of some."""
+    """Moments that training does not see: rows of the decisions, their contexts, and the next engaged item of some.
+
+    wants: the trade-off asked for at each moment, where trade-offs are what is learned.
+    """
 
     rows: NDArray[np.int64]
     known: Contexts
     asked: NDArray[np.int64]  # which of them have a next item
     answers: NDArray[np.int32]
+    wants: Wants | None = None
 
     @classmethod
     def choose(
@@ -94,9 +100,7 @@ class HeldOut:
 class Watch(TrainerCallback):
     """Looks every few steps, keeps the best adapter, and says when to stop. `looks`: step -> what was seen."""
 
-    def __init__(
-        self, spoken: Speaker, reward: SlateReward, held_out: HeldOut, settings: WatchSettings, seed: int
-    ) -> None:
+    def __init__(self, spoken: Speaker, reward: Reward, held_out: HeldOut, settings: WatchSettings, seed: int) -> None:
         self.spoken, self.reward, self.held_out = spoken, reward, held_out
         self.settings, self.seed = settings, seed
         self.looks: dict[int, Look] = {}
@@ -107,18 +111,21 @@ class Watch(TrainerCallback):
     def beside(
         cls,
         spoken: Speaker,
-        reward: SlateReward,
+        reward: Reward,
         histories: Histories,
         decisions: Decisions,
         until: int,
         taken: NDArray[np.int64],
         settings: WatchSettings,
         seed: int,
+        trade_off: bool = False,
     ) -> Watch | None:
         """A watch of a training on the decisions `taken`, on others before `until`; None where it takes them all."""
         length = spoken.settings.history_length
         rng = np.random.default_rng([seed, 1])
         held_out = HeldOut.choose(histories, decisions, until, taken, settings.prompts, length, rng)
+        if trade_off:
+            held_out = replace(held_out, wants=draw_wants(len(held_out.rows), rng))
         return cls(spoken, reward, held_out, settings, seed) if len(held_out.rows) else None
 
     @torch.no_grad()
@@ -127,14 +134,15 @@ class Watch(TrainerCallback):
         model = self.spoken.model
         learning = model.training
         model.eval()
-        ids, mask = self.spoken.prompt.encode(self.held_out.known, None)
+        wants = self.held_out.wants
+        ids, mask = self.spoken.prompt.encode(self.held_out.known, wants)
         device = self.spoken.legal.device
         generator = torch.Generator().manual_seed(self.seed)
         drawn = self.spoken.legal.draw(
             ids.to(device), mask.to(device), samples=self.settings.samples, generator=generator
         )
         items = self.spoken.grammar.decode(drawn.tokens.flatten(0, 1))[1].view(len(ids), self.settings.samples, -1)
-        rewards = self.reward(torch.from_numpy(self.held_out.rows), items)
+        rewards = self.reward(torch.from_numpy(self.held_out.rows), items, *([] if wants is None else [wants]))
         hit_rate = float("nan")
         if len(self.held_out.asked):
             asked = torch.from_numpy(self.held_out.asked)
@@ -175,7 +183,8 @@ class Watch(TrainerCallback):
 
     def _remember(self, step: int) -> Look:
         now = self.looks[step] = self.look()
-        if step == 0 or now.reward > self.looks[self.best_step].reward:
+        varied = now.entropy >= self.settings.least_entropy * self.looks[0].entropy
+        if step == 0 or (varied and now.reward > self.looks[self.best_step].reward):
             self.best_step = step
             weights = get_peft_model_state_dict(self._adapter())
             self._best = {name: weight.detach().clone() for name, weight in weights.items()}

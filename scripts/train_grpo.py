@@ -3,9 +3,11 @@
     accelerate launch scripts/train_grpo.py --run runs/demo --reward midterm --start dpo
     accelerate launch scripts/train_grpo.py --run runs/demo --method rloo --name rloo
     accelerate launch scripts/train_grpo.py --run runs/demo --anchor true --name abpo
+    accelerate launch scripts/train_grpo.py --run runs/demo --trade_off true --name trade_off
 
 Starts from a DPO adapter (or afresh with --start none); the reference is policy/sft with the adapter disabled. With
---anchor one slate of each group is the one that was logged.
+--anchor one slate of each group is the one that was logged. With --trade_off every prompt asks for a drawn balance of
+mid-term and clicks, and both rewards are weighed as asked: one policy for the whole front.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from trl import GRPOConfig, TrlParser
 from data.artifacts import build
 from data.errors import exit_on_input_error
 from policy.grpo import METHODS, GroupSettings, train_group
+from policy.trade_off import TradeOffReward
 from policy.training import overridden, trainer_defaults
-from scripts.opened import ModelArguments, open_run
+from scripts.opened import ModelArguments, Opened, open_run
 
 
 @dataclass
@@ -30,7 +33,13 @@ class GroupArguments(ModelArguments):
     reward: str = field(default="midterm", metadata={"help": "reward model: midterm or click"})
     start: str = field(default="dpo", metadata={"help": "adapter to start from, or none"})
     name: str = field(default="grpo", metadata={"help": "name of the adapter under policy/"})
-    group: int = field(default=8, metadata={"help": "slates drawn for each prompt"})
+    credit: str | None = field(
+        default=None, metadata={"help": "what a reward is credited to: item (GRPO's default) or slate (RLOO's)"}
+    )
+    group: int = field(default=16, metadata={"help": "slates drawn for each prompt"})
+    trade_off: bool = field(
+        default=False, metadata={"help": "prompts ask for a drawn balance of midterm and clicks; --reward is not read"}
+    )
     anchor: bool = field(default=False, metadata={"help": "one slate of each group is the logged one (ABPO)"})
     kl_target: float = field(
         default=0.0, metadata={"help": "divergence from SFT to steer to, nats per slate; 0: a fixed penalty"}
@@ -44,8 +53,16 @@ def stage(args: GroupArguments, given: GRPOConfig | None = None) -> bool:
     preset, base = args.resolved(), run.folder / "policy" / "sft"
     start = None if args.start == "none" else run.folder / "policy" / args.start
     settings = GroupSettings(
-        run.cut, args.method, args.group, args.anchor, kl_target=args.kl_target or None, seed=args.model_seed
+        run.cut,
+        args.method,
+        args.group,
+        args.credit or ("item" if args.method == "grpo" else "slate"),
+        args.anchor,
+        args.trade_off,
+        kl_target=args.kl_target or None,
+        seed=args.model_seed,
     )
+    names = ("midterm", "click") if args.trade_off else (args.reward,)
     changed = overridden(given)
 
     def make(temporary: Path) -> None:
@@ -55,7 +72,7 @@ def stage(args: GroupArguments, given: GRPOConfig | None = None) -> bool:
             run.histories,
             run.decisions,
             run.catalog,
-            run.slate_reward(args.reward),
+            trade_off_reward(run) if args.trade_off else run.slate_reward(args.reward),
             preset,
             settings,
             temporary,
@@ -65,11 +82,16 @@ def stage(args: GroupArguments, given: GRPOConfig | None = None) -> bool:
 
     return build(
         run.folder / "policy" / args.name,
-        config={"preset": preset.training("grpo"), "settings": asdict(settings), "reward": args.reward, "trl": changed},
-        inputs=[*run.inputs, base, *([start] if start else []), run.folder / "rewards" / args.reward],
+        config={"preset": preset.training("grpo"), "settings": asdict(settings), "reward": names, "trl": changed},
+        inputs=[*run.inputs, base, *([start] if start else []), *(run.folder / "rewards" / name for name in names)],
         seed=args.model_seed,
         make=make,
     )
+
+
+def trade_off_reward(run: Opened) -> TradeOffReward:
+    """The run's two rewards, to be weighed as a prompt asks."""
+    return TradeOffReward({"midterm": run.slate_reward("midterm"), "clicks": run.slate_reward("click")})
 
 
 def main() -> None:

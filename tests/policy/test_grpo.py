@@ -13,11 +13,19 @@ from data.errors import InputError
 from data.histories import contexts, load
 from data.store import LogStore
 from policy.checkpoint import load_speaker
-from policy.grpo import GroupSettings, Rollouts, SlateGRPOTrainer, logged_completions, train_group
+from policy.grpo import (
+    GroupSettings,
+    Rollouts,
+    SlateGRPOTrainer,
+    logged_completions,
+    token_advantages,
+    train_group,
+)
 from policy.presets import NANO
+from policy.slate_reward import item_credits
 from tests.policy.serving.tiny_run import ITEMS, SLATE, build
 
-SMALL = replace(NANO, grpo_slates=640, grpo_batch=64, grpo_lr=5e-3, lora_rank=4)
+SMALL = replace(NANO, grpo_slates=640, grpo_batch=64, grpo_lr=1e-2, lora_rank=4)
 LATER = 2**62
 
 
@@ -49,7 +57,8 @@ def test_what_the_reward_likes_becomes_likelier(run, method, anchor, tmp_path) -
     folder, catalog, histories, decisions = run
     base = folder / "policy" / "sft"
     before = (base / "model.safetensors").read_bytes()
-    settings = GroupSettings(until=LATER, method=method, anchor=anchor)
+    credit = "item" if method == "grpo" else "slate"
+    settings = GroupSettings(until=LATER, method=method, credit=credit, anchor=anchor)
     train_group(base, None, histories, decisions, catalog, likes_even, SMALL, settings, tmp_path)
     assert drawn_reward(run, tmp_path) > drawn_reward(run, None) + 0.05
     assert (base / "model.safetensors").read_bytes() == before
@@ -101,7 +110,52 @@ def test_a_group_is_drawn_from_one_prompt_and_its_anchor_is_what_was_logged(run)
     assert drawn[3] == every[int(scores.argmax())][0].tolist()
 
 
+def test_an_item_is_credited_with_what_its_slate_is_worth_more_for_it() -> None:
+    worth = torch.tensor([0.5, -1.0, 2.0, 0.25])
+    together = 0.75  # a bonus that items 0 and 2 earn only side by side
+
+    def reward(slates: torch.Tensor) -> torch.Tensor:
+        shown = slates >= 0
+        pair = (slates == 0).any(-1) & (slates == 2).any(-1)
+        return (worth[slates.clamp_min(0)] * shown).sum(-1) + together * pair
+
+    found = item_credits(reward, torch.tensor([[[0, 1, 3], [0, 2, 1]]]))
+    assert found.tolist() == [[[0.5, -1.0, 0.25], [1.25, 2.75, -1.0]]], "what only both earn, each one is needed for"
+
+
+def test_advantages_compare_an_item_with_those_at_its_place_in_its_group_and_the_move_by_the_slate() -> None:
+    credit = torch.tensor([[1.0, 5.0], [3.0, 5.0], [9.0, 0.0], [9.0, 2.0]])
+    slate = torch.tensor([-1.0, 1.0, -2.0, 2.0])
+    assert token_advantages(slate, credit, group=2, levels=2).tolist() == [
+        [-1.0, -1.0, -1.0, 0.0, 0.0],
+        [1.0, 1.0, 1.0, 0.0, 0.0],
+        [-2.0, 0.0, 0.0, -1.0, -1.0],
+        [2.0, 0.0, 0.0, 1.0, 1.0],
+    ]
+
+
+def test_a_group_is_rewarded_for_the_trade_off_that_its_prompt_asks_for(run, tmp_path) -> None:
+    folder, catalog, histories, decisions = run
+    asked: list[np.ndarray] = []
+
+    def noting(rows: torch.Tensor, slates: torch.Tensor, wants: dict[str, np.ndarray]) -> torch.Tensor:
+        asked.append(np.stack([wants["midterm"], wants["clicks"]], axis=1))
+        assert len(asked[-1]) == len(rows) == len(slates)
+        return likes_even(rows, slates)
+
+    settings = GroupSettings(until=LATER, group=8, trade_off=True)
+    few = replace(SMALL, grpo_slates=64)
+    train_group(folder / "policy" / "sft", None, histories, decisions, catalog, noting, few, settings, tmp_path)
+    of_items, of_slates = asked[1:]  # first the watch looks
+    np.testing.assert_array_equal(of_items, of_slates)
+    groups = of_slates.reshape(-1, 8, 2)
+    np.testing.assert_array_equal(groups, np.broadcast_to(groups[:, :1], groups.shape))
+    assert len(np.unique(groups[:, 0], axis=0)) > 1
+
+
 def test_settings_that_cannot_be_are_one_line() -> None:
+    with pytest.raises(InputError, match="credit 'item' with rloo"):
+        GroupSettings(until=0, method="rloo")
     with pytest.raises(InputError, match="unknown method 'ppo': choose one of grpo, rloo"):
         GroupSettings(until=0, method="ppo")
     with pytest.raises(InputError, match="a group of 1"):
