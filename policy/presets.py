@@ -170,10 +170,10 @@ def base_model(chosen: Preset, catalog: Catalog, seed: int) -> tuple[PreTrainedM
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
         )
-        model = LlamaForCausalLM(config)
+        scratch = LlamaForCausalLM(config)
         with torch.no_grad():
-            model.lm_head.weight.mul_(HEAD_SCALE)
-        return model, tokenizer
+            scratch.lm_head.weight.mul_(HEAD_SCALE)
+        return scratch, tokenizer
     if chosen.name == "smollm2":
         return _smollm2()
     try:
