@@ -11,11 +11,11 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from policy.serving.connection import Answer
 from policy.serving.deployment import Deployment
 from policy.serving.gateway import create_app
 from policy.serving.keys import FILE, add_key
@@ -109,12 +109,16 @@ def test_an_answer_that_cannot_be_read_is_vllms_fault(
     assert plain.status_code == plain_status
 
 
-def test_a_fault_nobody_foresaw_ends_no_watching(deployment: Deployment, tmp_path: Path) -> None:
+def test_a_fault_nobody_foresaw_ends_no_watching(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """vLLM lists its models in a shape that it never had; meanwhile an operator begins an experiment."""
     ours = service(deployment, tmp_path, 1)
-    ours.engine = httpx.AsyncClient(
-        base_url="http://vllm", transport=httpx.MockTransport(lambda _: httpx.Response(200, json={"data": [None]}))
-    )
+
+    async def shapeless(*_: object) -> Answer:
+        return Answer(200, b'{"data": [null]}')
+
+    monkeypatch.setattr(ours.engine, "ask", shapeless)
     with TestClient(create_app(ours, Live(ours, tmp_path, None, None))) as gateway:
 
         def wait_for(words: str) -> bool:
