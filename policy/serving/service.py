@@ -118,6 +118,8 @@ class Service:
         self.keys_error: str | None = None
         self.live_error: str | None = None
         self.faults: dict[str, str] = {}
+        # Set where vLLM turns out not to have an adapter of ours, or is another one: it is asked anew what it has.
+        self.engine_is_new = True
         self.engine = Connection(
             settings.engine_url, bearer(settings.engine_key), settings.connect_seconds, settings.answer_seconds
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -132,6 +133,43 @@ def test_a_fault_nobody_foresaw_ends_no_watching(
         (tmp_path / "experiment.yaml").write_text("{name: later, arms: [{name: all, policy: dpo, share: 1}]}")
         assert wait_for("later")
         assert 'longplay_watch_errors_total{what="run"}' in gateway.get("/metrics").text
+
+
+def test_a_vllm_that_was_started_again_is_given_what_it_has_forgotten(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by us, so it has the adapters that it began with: none. A request finds out; the next ones are served."""
+    ours = service(deployment, tmp_path, 1)
+    has: dict[str, str] = {}
+
+    async def vllm(method: str, path: str, body: bytes | None = None) -> Answer:
+        if method == "GET":
+            return Answer(
+                200, json.dumps({"data": [{"id": name, "root": root} for name, root in has.items()]}).encode()
+            )
+        asked = json.loads(body or b"")
+        if path == "/v1/load_lora_adapter":
+            has[asked["lora_name"]] = asked["lora_path"]
+            return Answer(200, b"loaded")
+        if asked["model"] not in {"sft", *has}:
+            return Answer(404, b'{"error": {"message": "there is no such model"}}')
+        return Answer(200, json.dumps(slate(deployment, [1, 2, 3, 4, 5])).encode())
+
+    monkeypatch.setattr(ours.engine, "ask", vllm)
+    with TestClient(create_app(ours, Live(ours, tmp_path, None, None))) as gateway:
+
+        def served() -> bool:
+            for _ in range(60):
+                if gateway.post("/v1/recommendations", json={"user_id": "u"}).json()["fallback"] is None:
+                    return True
+                time.sleep(0.1)
+            return False
+
+        assert served()
+        assert len(has) == 2
+        has.clear()
+        assert gateway.post("/v1/recommendations", json={"user_id": "u"}).json()["fallback"] == "sft"
+        assert served()
 
 
 def test_an_arm_whose_adapter_has_left_is_answered_for_by_the_base(deployment: Deployment, tmp_path: Path) -> None:
