@@ -91,5 +91,5 @@ def test_a_vllm_replica_that_cannot_start_is_one_line(tmp_path: Path) -> None:
     build(tmp_path / "run")
     plan = Plan(tmp_path / "run", tmp_path / "run" / "served")
     nowhere = EngineSettings(tmp_path / "no-policy", tmp_path / "run" / "catalog", log=tmp_path / "vllm.log")
-    with pytest.raises(InputError, match="did not start: .*no-policy holds no policy to serve"):
+    with pytest.raises(InputError, match=r"did not start: .*no-policy holds no policy to serve"):
         deploy(plan, 1, 1, nowhere, "127.0.0.1", free_port())
