@@ -168,8 +168,9 @@ async def _read(service: Service, request: Request, chat: bool) -> Asked:
     wants_log_probs = bool(body.get("logprobs")) if chat else body.get("logprobs") is not None
     if not wants_log_probs:
         sent["logprobs"] = True if chat else 0
-        if chat:
-            sent["top_logprobs"] = None
+        sent.pop("top_logprobs", None)
+    if chat and sent.get("top_logprobs") is None:
+        sent["top_logprobs"] = 0  # null would be taken as no log-probabilities at all, whatever logprobs says
     sent["return_token_ids"] = True
     temperature = sent["temperature"]
     return Asked(
@@ -276,12 +277,17 @@ def _take(said: Choice, part: Mapping[str, Any], asked: Asked) -> None:
 def _decide(
     service: Service, asked: Asked, said: Choice, response_id: str, part: dict[str, Any]
 ) -> dict[str, object] | None:
-    """The decision row of a choice that has said a whole slate, which is also shown in the choice; else None."""
+    """The decision row of a choice that has said a whole slate, which is also shown in the choice; else None.
+
+    Refuses with 502 a slate whose probability is not known.
+    """
     deployment = asked.deployment
     length = deployment.length(asked.slate_size)
     slate = deployment.parse(said.token_ids, asked.slate_size)
-    if slate is None or len(said.log_probs) < length:
+    if slate is None:
         return None
+    if len(said.log_probs) < length:
+        raise Refusal(502, "the model server gave no log-probabilities: what cannot be logged is not served")
     # Greedy decoding always says the same slate; vLLM still reports the distribution it was the likeliest of.
     propensity = 1.0 if asked.greedy else math.exp(math.fsum(said.log_probs[:length]))
     row = service.decision(

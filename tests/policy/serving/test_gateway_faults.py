@@ -110,6 +110,16 @@ def test_an_answer_that_cannot_be_read_is_vllms_fault(
     assert plain.status_code == plain_status
 
 
+def test_a_slate_without_its_probability_is_not_served(deployment: Deployment, tmp_path: Path) -> None:
+    said: Any = slate(deployment, [1, 2, 3, 4, 5])
+    said["choices"][0]["logprobs"] = None
+    with engine({"ppo": (0.0, 200, said)}) as port, client(deployment, tmp_path, port) as gateway:
+        answer = gateway.post("/v1/completions", json={"prompt": "<slate>"})
+
+    assert answer.status_code == 502
+    assert "what cannot be logged is not served" in answer.json()["error"]["message"]
+
+
 def test_a_fault_nobody_foresaw_ends_no_watching(
     deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
