@@ -2,6 +2,7 @@
 
     python scripts/bench.py            # everything, as a table
     python scripts/bench.py trie --json
+    python scripts/bench.py serving load    # vLLM and the gateway: 12 minutes
     python scripts/bench.py ope       # makes the Open Bandit Pipeline's environment first: needs a package index
 
 One JSON object per line with --json: name, unit, ours, peer, ratio, bound, holds. `ratio` is how many times better
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.errors import InputError, exit_on_input_error
 from scripts.benches.catalog import bench_catalog
+from scripts.benches.load import bench_load
 from scripts.benches.measure import Measure
 from scripts.benches.off_policy import bench_off_policy
 from scripts.benches.outcomes import bench_outcomes
@@ -38,6 +40,7 @@ BENCHES: dict[str, Callable[[], Iterable[Measure]]] = {
     "ope": bench_off_policy,
     "rewards": bench_rewards,
     "serving": bench_serving,
+    "load": bench_load,
     "world": bench_world,
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,9 +36,17 @@ class Plan:
         return publish(Deployment.load(self.run, self.adapters, self.policy, self.served / "catalogs"), self.served)
 
 
-def gateway(plan: Plan, deployment: Deployment, supervisor: Supervisor | None = None) -> FastAPI:
-    """The application of one gateway. Raises InputError for a state or a log that cannot be used."""
+def gateway(
+    plan: Plan,
+    deployment: Deployment,
+    supervisor: Supervisor | None = None,
+    where: Callable[[], Awaitable[str]] | None = None,
+) -> FastAPI:
+    """The application of one gateway. where: says the URL of its vLLM, where that can change.
+
+    Raises InputError for a state or a log that cannot be used.
+    """
     store = LogStore(plan.run / "logs") if (plan.run / "logs").is_dir() else None
     state = open_state(plan.state or f"sqlite:///{plan.served / 'state.sqlite'}")
     service = Service(deployment, store, state, plan.served, plan.gateway)
-    return create_app(service, Live(service, plan.served, plan.adapters, plan.policy, supervisor))
+    return create_app(service, Live(service, plan.served, plan.adapters, plan.policy, supervisor), where)

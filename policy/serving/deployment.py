@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 
 import polars as pl
-import torch
 from transformers import PreTrainedTokenizerFast
 
 from data.artifacts import fingerprint
 from data.catalog import Catalog
 from data.errors import InputError
+from policy.cursor import Cursor, Doors, Paths
 from policy.grammar import SlateGrammar
 from policy.moves import MOVES
 from policy.prompt import Prompt
@@ -135,12 +135,17 @@ class Deployment:
         length = self.length(slate_size)
         if len(tokens) < length:
             return None
-        grammar = SlateGrammar(self.grammar.trie, self.grammar.vocabulary, slate_size)
+        cursor = Cursor(self._doors)
         try:
-            move, rows = grammar.decode(torch.tensor([tokens[:length]]))
+            cursor.follow(tokens[:length])
         except InputError:
             return None
-        return Slate(MOVES[int(move[0])], tuple(rows[0].tolist()))
+        return Slate(MOVES[cursor.move], cursor.rows)
+
+    @cached_property
+    def _doors(self) -> Doors:
+        """All open: whether an item might be shown to this listener was for vLLM to see to, and is counted apart."""
+        return Doors.of(Paths.of(self.grammar), self.grammar.trie.count(None))
 
     def items(self, slate: Slate) -> list[dict[str, object]]:
         """The items of a slate as a response shows them: item_id, title, creator, kind."""

@@ -50,15 +50,19 @@ WATCH_SECONDS = 0.5
 REFERENCE_SECONDS = 20.0
 
 
-def create_app(service: Service, live: Live | None = None) -> FastAPI:
-    """The gateway's application around a service, which it closes when it shuts down. live: what follows the run."""
+def create_app(
+    service: Service, live: Live | None = None, where: Callable[[], Awaitable[str]] | None = None
+) -> FastAPI:
+    """The gateway's application around a service, which it closes when it shuts down. live: what follows the run.
+    where: says the URL of vLLM, where that can change.
+    """
 
     tools = mcp_server(service)
     assistants = mcp_app(tools)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(watcher) for watcher in _watchers(service, live)]
+        tasks = [asyncio.create_task(watcher) for watcher in _watchers(service, live, where)]
         try:
             async with tools.session_manager.run():
                 yield
@@ -196,7 +200,9 @@ def _explain_errors(app: FastAPI) -> None:
         return JSONResponse(refusal(error.status_code, str(error.detail)), error.status_code, error.headers)
 
 
-def _watchers(service: Service, live: Live | None) -> list[Coroutine[None, None, None]]:
+def _watchers(
+    service: Service, live: Live | None, where: Callable[[], Awaitable[str]] | None
+) -> list[Coroutine[None, None, None]]:
     """What follows the files that an operator changes while we run, and keeps a reference for every served policy."""
 
     async def traffic() -> None:
@@ -210,12 +216,21 @@ def _watchers(service: Service, live: Live | None) -> list[Coroutine[None, None,
         await live.refresh()
         service.live_error = live.error
 
+    async def engine() -> None:
+        assert where is not None
+        if (url := await where()) != service.engine.url:
+            service.engine.url, service.engine_is_new = url, True
+
     watchers = [
         _again_and_again(service, "experiment", WATCH_SECONDS, traffic),
         _again_and_again(service, "keys", WATCH_SECONDS, keys),
         _again_and_again(service, "reference", REFERENCE_SECONDS, lambda: measure(service, service.served)),
     ]
-    return [*watchers, _again_and_again(service, "run", WATCH_SECONDS, run)] if live is not None else watchers
+    if live is not None:
+        watchers.append(_again_and_again(service, "run", WATCH_SECONDS, run))
+    if where is not None:
+        watchers.append(_again_and_again(service, "engine", WATCH_SECONDS, engine))
+    return watchers
 
 
 async def _again_and_again(service: Service, name: str, seconds: float, step: Callable[[], Awaitable[None]]) -> None:

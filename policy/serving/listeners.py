@@ -108,7 +108,7 @@ class Listeners:
     """Histories by user id, from a log store (None: everybody is new) and the state. For one event loop."""
 
     def __init__(self, store: LogStore | None, state: State) -> None:
-        self._logged = _LoggedEvents(store) if store is not None else None
+        self._logged = _Logged(store) if store is not None else None
         self._gap_minutes = store.gap_minutes if store else GAP_MINUTES
         self._state = state
         self._known: OrderedDict[str, tuple[Glance, Past]] = OrderedDict()
@@ -144,42 +144,64 @@ class Listeners:
         return self._logged.some(count) if self._logged is not None else []
 
     async def _past(self, user_id: str, received: list[dict[str, object]]) -> Past:
-        logged, zone = pl.DataFrame(schema=polars_schema("events")), DEFAULT_ZONE
+        logged = _NOTHING
         if self._logged is not None:
             found = self._logged.of(user_id)
-            logged, zone = found if found is not None else await asyncio.to_thread(self._logged.read, user_id)
+            logged = found if found is not None else await asyncio.to_thread(self._logged.read, user_id)
+        made = logged.made
         if received:
             new = rows_to_frame(received, "events", "the state")
-            logged = pl.concat([logged, new]).unique(_SAME_EVENT, keep="first", maintain_order=True)
-        made = interactions(sessionize(logged, self._gap_minutes))
+            events = pl.concat([logged.events, new]).unique(_SAME_EVENT, keep="first", maintain_order=True)
+            made = interactions(sessionize(events, self._gap_minutes))
         return Past(
             settled=made["settled"].cum_max().to_physical().to_numpy().astype(np.int64),
             time=made["time"].to_physical().to_numpy().astype(np.int64),
             item=made["item_id"].to_list(),
             action=made["action"].to_numpy().astype(np.int64),
             surface=made["surface"].to_numpy().astype(np.int64),
-            zone=zone,
+            zone=logged.zone,
         )
 
 
-class _LoggedEvents:
-    """The last events of the run's log by listener: a bucket is read once, when one of its listeners is asked for."""
+@dataclass(frozen=True)
+class _Known:
+    """What the log says of one listener, or of a bucket of them: their last events, and what was made of them."""
+
+    events: pl.DataFrame
+    made: pl.DataFrame
+    zone: str = DEFAULT_ZONE
+
+
+_EVENTS = pl.DataFrame(schema=polars_schema("events"))
+_NOTHING = _Known(_EVENTS, interactions(_EVENTS))
+_Places = dict[str, tuple[int, int]]
+
+
+class _Logged:
+    """The last events of the run's log by listener: a bucket is read once, when one of its listeners is asked for.
+
+    Interactions are made for the whole bucket then: for one listener at a time they would cost every first request
+    several milliseconds.
+    """
 
     def __init__(self, store: LogStore) -> None:
         self._store = store
         self._lock = Lock()
-        self._buckets: OrderedDict[int, tuple[pl.DataFrame, dict[str, tuple[int, int]], dict[str, str]]] = OrderedDict()
+        self._buckets: OrderedDict[int, tuple[_Known, _Places, _Places, dict[str, str]]] = OrderedDict()
 
-    def of(self, user_id: str) -> tuple[pl.DataFrame, str] | None:
-        """The listener's events and time zone, or None while their bucket has not been read."""
+    def of(self, user_id: str) -> _Known | None:
+        """What is known about the listener, or None while their bucket has not been read."""
         held = self._buckets.get(self._bucket(user_id))
         if held is None:
             return None
-        events, places, zones = held
-        start, length = places.get(user_id, (0, 0))
-        return events.slice(start, length), zones.get(user_id, DEFAULT_ZONE)
+        all_of, events, made, zones = held
+        return _Known(
+            all_of.events.slice(*events.get(user_id, (0, 0))),
+            all_of.made.slice(*made.get(user_id, (0, 0))),
+            zones.get(user_id, DEFAULT_ZONE),
+        )
 
-    def read(self, user_id: str) -> tuple[pl.DataFrame, str]:
+    def read(self, user_id: str) -> _Known:
         """As `of`, reading the bucket where need be."""
         with self._lock:
             if (found := self.of(user_id)) is not None:
@@ -188,14 +210,11 @@ class _LoggedEvents:
             columns = list(polars_schema("events"))
             events = self._store.events(bucket).select(columns).group_by("user_id", maintain_order=True)
             kept = events.tail(KEPT_EVENTS).select(columns)
-            runs = kept.select(pl.col("user_id").rle()).unnest("user_id")
-            ends = runs["len"].cum_sum()
-            places = {
-                user: (end - length, length) for user, length, end in zip(runs["value"], runs["len"], ends, strict=True)
-            }
+            made = interactions(sessionize(kept, self._store.gap_minutes))
             users = self._store.users(bucket)
             zones = {} if users is None else dict(users.select("user_id", "time_zone").drop_nulls().iter_rows())
-            _keep(self._buckets, bucket, (kept, places, zones), KEPT_BUCKETS)
+            held = _Known(kept, made), _places(kept), _places(made), zones
+            _keep(self._buckets, bucket, held, KEPT_BUCKETS)
         found = self.of(user_id)
         assert found is not None
         return found
@@ -209,6 +228,13 @@ class _LoggedEvents:
 
     def _bucket(self, user_id: str) -> int:
         return int(bucket_of(pl.Series([user_id]), self._store.buckets)[0])
+
+
+def _places(frame: pl.DataFrame) -> _Places:
+    """Where each listener's rows are in a frame that has them together: first row and how many."""
+    runs = frame.select(pl.col("user_id").rle()).unnest("user_id")
+    ends = runs["len"].cum_sum()
+    return {user: (end - length, length) for user, length, end in zip(runs["value"], runs["len"], ends, strict=True)}
 
 
 def _keep(cache: OrderedDict[K, V], key: K, value: V, most: int) -> None:

@@ -65,12 +65,11 @@ class Live:
         self._supervisor = supervisor
         self._stamps = self._look()
         self._leaving: set[asyncio.Task[None]] = set()
-        self._adopted = False
         self.error: str | None = None
 
     async def refresh(self) -> bool:
         """Look at the run; True when the deployment was replaced. What is wrong is kept in `error`, the old goes on."""
-        if not self._adopted:
+        if self._service.engine_is_new:
             await self._adopt()
         stamps = self._look()
         if stamps == self._stamps:
@@ -96,21 +95,25 @@ class Live:
 
     async def _adopt(self) -> None:
         """Find out what vLLM calls our adapters: it may have run for long, and have had others loaded since."""
-        deployment = self._service.deployment
+        deployment, known = self._service.deployment, False
+        self._service.engine_is_new = False  # before it is asked: a request may find otherwise meanwhile
         try:
             listed = await self._service.ask("GET", "/v1/models", seconds=5.0)
             roots = {model["id"]: Path(model["root"]).resolve() for model in decoded(listed)["data"]}
             names = {}
             for name, folder in deployment.adapters.items():
-                same = [known for known, root in roots.items() if root == folder.resolve()]
+                same = [there for there, root in roots.items() if root == folder.resolve()]
                 names[name] = same[0] if same else deployment.versions[name]
                 if not same:
                     await self._load(names[name], folder)
+            known = True
         except Refusal as error:
             self.error = f"{error.message}: the adapters are not known to be those of the run"
             return
+        finally:
+            self._service.engine_is_new |= not known
         self._service.deployment = replace(deployment, engine_names=names)
-        self._adopted, self.error = True, None
+        self.error = None
 
     async def _load(self, name: str, folder: Path) -> None:
         await self._tell("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder.resolve())})

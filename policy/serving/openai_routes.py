@@ -17,12 +17,12 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from data.errors import InputError
 from data.schema import SURFACES
+from policy.serving.connection import Stream
 from policy.serving.deployment import Deployment
 from policy.serving.messages import REFUSALS
 from policy.serving.service import Refusal, Service, decoded
@@ -168,8 +168,9 @@ async def _read(service: Service, request: Request, chat: bool) -> Asked:
     wants_log_probs = bool(body.get("logprobs")) if chat else body.get("logprobs") is not None
     if not wants_log_probs:
         sent["logprobs"] = True if chat else 0
-        if chat:
-            sent["top_logprobs"] = None
+        sent.pop("top_logprobs", None)
+    if chat and sent.get("top_logprobs") is None:
+        sent["top_logprobs"] = 0  # null would be taken as no log-probabilities at all, whatever logprobs says
     sent["return_token_ids"] = True
     temperature = sent["temperature"]
     return Asked(
@@ -192,12 +193,10 @@ async def _read(service: Service, request: Request, chat: bool) -> Asked:
 
 async def _answer(service: Service, asked: Asked) -> Response:
     if asked.stream:
-        response, lines = await service.stream(asked.route, asked.body)
+        response = await service.stream(asked.route, asked.body)
         if response.status_code != 200:
-            content = await response.aread()
-            await response.aclose()
-            return Response(content, response.status_code, media_type="application/json")
-        return StreamingResponse(_stream(service, asked, response, lines), media_type="text/event-stream")
+            return await _refused(response)
+        return StreamingResponse(_stream(service, asked, response), media_type="text/event-stream")
     answer = await service.ask("POST", asked.route, asked.body)
     if answer.status_code != 200:
         return Response(answer.content, answer.status_code, media_type="application/json")
@@ -221,12 +220,20 @@ async def _answer(service: Service, asked: Asked) -> Response:
     return JSONResponse(body)
 
 
-async def _stream(
-    service: Service, asked: Asked, response: httpx.Response, lines: AsyncIterator[str]
-) -> AsyncIterator[str]:
+async def _refused(response: Stream) -> Response:
+    """vLLM's reason, as it gave it."""
+    try:
+        return Response(await response.read(), response.status_code, media_type="application/json")
+    except OSError as error:
+        raise Refusal(503, "the model server broke off", "service_unavailable") from error
+    finally:
+        response.close()
+
+
+async def _stream(service: Service, asked: Asked, response: Stream) -> AsyncIterator[str]:
     choices: dict[int, Choice] = {}
     try:
-        async for line in lines:
+        async for line in response.lines():
             if not line.startswith("data: ") or line == "data: [DONE]":
                 if line:
                     yield f"{line}\n\n"
@@ -244,12 +251,12 @@ async def _stream(
             yield f"data: {json.dumps(chunk, separators=(',', ':'))}\n\n"
     except Refusal as error:
         yield _stream_error(error.message)
-    except httpx.HTTPError:
+    except OSError:
         yield _stream_error("the model server broke off")
     except (LookupError, TypeError, ValueError, AttributeError):
         yield _stream_error("the model server's answer is not one to a completion")
     finally:
-        await response.aclose()
+        response.close()
         unfinished = sum(not said.logged for said in choices.values())
         if unfinished:
             service.metrics.unparsed.labels(asked.route).inc(unfinished)
@@ -270,12 +277,17 @@ def _take(said: Choice, part: Mapping[str, Any], asked: Asked) -> None:
 def _decide(
     service: Service, asked: Asked, said: Choice, response_id: str, part: dict[str, Any]
 ) -> dict[str, object] | None:
-    """The decision row of a choice that has said a whole slate, which is also shown in the choice; else None."""
+    """The decision row of a choice that has said a whole slate, which is also shown in the choice; else None.
+
+    Refuses with 502 a slate whose probability is not known.
+    """
     deployment = asked.deployment
     length = deployment.length(asked.slate_size)
     slate = deployment.parse(said.token_ids, asked.slate_size)
-    if slate is None or len(said.log_probs) < length:
+    if slate is None:
         return None
+    if len(said.log_probs) < length:
+        raise Refusal(502, "the model server gave no log-probabilities: what cannot be logged is not served")
     # Greedy decoding always says the same slate; vLLM still reports the distribution it was the likeliest of.
     propensity = 1.0 if asked.greedy else math.exp(math.fsum(said.log_probs[:length]))
     row = service.decision(

@@ -17,41 +17,53 @@ HTTP 400, an exception in the second would end the server. So all that can be wr
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 import torch
 from vllm.sampling_params import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 from data.errors import InputError
+from policy.cursor import Cursor, Doors, Paths
 from policy.grammar import SlateGrammar
 from policy.serving.catalogs import Entry, ServedCatalogs
 from policy.serving.slate_arguments import MAX_SENT, SlateArguments
-from policy.trie import Eligibility
 from policy.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
-_GRAMMARS_KEPT = 256
+# Catalogs, and sets of kinds over them, that are kept laid out for decoding.
+_TRIES_KEPT, _DOORS_KEPT = 16, 64
+# So many single items are taken off the counts one by one; for more, the catalog is counted again without them.
+_WALKED = 256
 
 
-@dataclass(frozen=True)
+@dataclass
 class Answer:
-    """One request in the batch: its catalog's version and grammar, the tokens said so far (vLLM's own growing list),
-    what is eligible (None: everything).
+    """One request in the batch: where its slate stands, the tokens said so far (vLLM's own growing list), how many a
+    whole slate has, and the token that ends it.
     """
 
-    version: str
-    grammar: SlateGrammar
+    cursor: Cursor
     said: list[int]
-    eligible: Eligibility | None
+    length: int
     end_token: int
+
+    def catch_up(self) -> Cursor:
+        """The cursor after all that was said."""
+        cursor = self.cursor
+        if cursor.said > len(self.said):  # said again from an earlier place
+            cursor = self.cursor = Cursor(cursor.doors, cursor.unwanted)
+        if cursor.said < len(self.said):
+            cursor.follow(self.said[cursor.said : self.length])
+        return cursor
 
 
 @lru_cache(maxsize=1)
@@ -101,9 +113,8 @@ class CatalogLogitsProcessor(LogitsProcessor):
         self._vocabulary = Vocabulary.load(self._model, default)
         ends = vllm_config.model_config.hf_config.eos_token_id
         self._end_token = ends[0] if isinstance(ends, list) else ends
-        self._device = device
-        self._grammars: OrderedDict[tuple[str, int], SlateGrammar] = OrderedDict()
-        self._everything: dict[str, Eligibility] = {}
+        self._tries: OrderedDict[str, tuple[SlateGrammar, Paths]] = OrderedDict()
+        self._doors: OrderedDict[tuple[str, tuple[str, ...]], Doors] = OrderedDict()
         self._answers: dict[int, Answer] = {}
 
     def is_argmax_invariant(self) -> bool:
@@ -116,59 +127,62 @@ class CatalogLogitsProcessor(LogitsProcessor):
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Mask `logits` (B, V) in place: -inf wherever row b may not go on. Every row of a batch has its answer."""
-        together: defaultdict[tuple[str, int, bool], list[int]] = defaultdict(list)
+        first, size = self._vocabulary.first, self._vocabulary.size
+        legal = np.zeros((len(logits), size), dtype=np.bool_)
         finished: list[int] = []
         for row, answer in self._answers.items():
             if row >= len(logits):
                 continue
-            if len(answer.said) >= answer.grammar.length:
+            if len(answer.said) >= answer.length:
                 finished.append(row)
             else:
-                together[answer.version, len(answer.said), answer.eligible is None].append(row)
-        first, size = self._vocabulary.first, self._vocabulary.size
-        legal = torch.zeros((len(logits), size), dtype=torch.bool, device=logits.device)
-        for rows in together.values():
-            legal[rows] = self._legal([self._answers[row] for row in rows])
-        kept = logits[:, first : first + size].masked_fill(~legal, -torch.inf)
-        logits.fill_(-torch.inf)
-        logits[:, first : first + size] = kept
+                answer.catch_up().mark(legal[row])
+        illegal = torch.from_numpy(~legal).to(logits.device, non_blocking=True)
+        logits[:, :first] = -torch.inf
+        logits[:, first : first + size].masked_fill_(illegal, -torch.inf)
+        logits[:, first + size :] = -torch.inf
         if finished:
             logits[finished, [self._answers[row].end_token for row in finished]] = 0.0
         return logits
 
-    def _legal(self, answers: list[Answer]) -> torch.Tensor:
-        """Legal next tokens (B, C) of answers over one catalog that have said equally many tokens."""
-        grammar = max((answer.grammar for answer in answers), key=lambda grammar: grammar.slate_size)
-        said = torch.tensor([answer.said for answer in answers], dtype=torch.long, device=self._device)
-        said = said.reshape(len(answers), -1)
-        counts = [answer.eligible.counts for answer in answers if answer.eligible is not None]
-        if not counts:
-            return grammar.legal(said, self._everything[answers[0].version])
-        return grammar.legal(said, Eligibility(torch.cat(counts), torch.arange(len(answers), device=self._device)))
-
     def _answer(self, params: SamplingParams, prompt: list[int] | None, said: list[int]) -> Answer:
         arguments = SlateArguments.parse(params.extra_args, self._served.slate_size, MAX_SENT)
         entry = self._served.pinned(arguments.catalog)
-        grammar = self._grammar(entry, arguments.slate_size)
-        rows = arguments.eligible(entry.index)
-        eligible = None if rows is None else grammar.eligibility(rows)
+        _, paths = self._trie(entry)
+        unwanted = [entry.index.row_of[item] for item in arguments.unwanted if item in entry.index.row_of]
+        if len(unwanted) <= _WALKED:
+            cursor = Cursor(self._open(entry, arguments.kinds), paths.leaf_of[unwanted].tolist())
+        else:
+            cursor = Cursor(self._count(entry, arguments))
         end_token = self._end_token if params.eos_token_id is None else params.eos_token_id
-        return Answer(entry.catalog.version, grammar, said, eligible, end_token)
+        return Answer(cursor, said, 1 + arguments.slate_size * paths.levels, end_token)
 
-    def _grammar(self, entry: Entry, size: int) -> SlateGrammar:
-        """The grammar of slates of `size` over a catalog; all sizes share one trie."""
+    def _open(self, entry: Entry, kinds: tuple[str, ...]) -> Doors:
+        """What is open for items of these kinds, counted once."""
+        key = entry.catalog.version, tuple(sorted(kinds))
+        if key not in self._doors:
+            self._doors[key] = self._count(entry, SlateArguments(slate_size=1, kinds=kinds))
+        return kept(self._doors, key, _DOORS_KEPT)
+
+    def _count(self, entry: Entry, arguments: SlateArguments) -> Doors:
+        grammar, paths = self._trie(entry)
+        return Doors.of(paths, grammar.trie.count(arguments.eligible(entry.index)))
+
+    def _trie(self, entry: Entry) -> tuple[SlateGrammar, Paths]:
         version = entry.catalog.version
-        known = self._grammars.get((version, size))
-        if known is None:
-            vocabulary = Vocabulary.load(self._model, entry.catalog)
-            shared = next((held for (held_version, _), held in self._grammars.items() if held_version == version), None)
-            known = (
-                SlateGrammar.of(vocabulary, size, self._device)
-                if shared is None
-                else SlateGrammar(shared.trie, shared.vocabulary, size)
-            )
-            self._grammars[version, size] = known
-            self._everything.setdefault(version, known.trie.count(None))
-            while len(self._grammars) > _GRAMMARS_KEPT:
-                self._grammars.popitem(last=False)
-        return known
+        if version not in self._tries:
+            grammar = SlateGrammar.of(Vocabulary.load(self._model, entry.catalog), 1)
+            self._tries[version] = grammar, Paths.of(grammar)
+        return kept(self._tries, version, _TRIES_KEPT)
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def kept(cache: OrderedDict[K, V], key: K, most: int) -> V:
+    """The value at `key`, as the latest; the oldest leave when there are more than `most`."""
+    cache.move_to_end(key)
+    while len(cache) > most:
+        cache.popitem(last=False)
+    return cache[key]

@@ -1,8 +1,10 @@
 """The same gateway and the same vLLM as replicas on Ray Serve: more of both than one machine has.
 
-Each vLLM replica is an actor that keeps one vLLM child; each gateway replica talks to one of them. Gateways are
-stateless: the run, the served folder and the state must be reachable from every machine (a shared file system, and
-Redis where there is more than one machine). Arms hold across replicas because they are a hash of the listener.
+Each vLLM replica is an actor that keeps one vLLM child; each gateway replica talks to one of them, and to the next
+where its own has gone: Ray starts an actor that ended again, perhaps on another machine, and gateways follow it there.
+Gateways are stateless: the run, the served folder and the state must be reachable from every machine (a shared file
+system, and Redis where there is more than one machine). Arms hold across replicas because they are a hash of the
+listener.
 
 A vLLM that other machines must reach listens on its node's network address and wants a key, which is made anew at every
 deployment and known to its gateways alone. On a cluster of one node it listens on the loopback address, key and all.
@@ -10,21 +12,26 @@ deployment and known to its gateways alone. On a cluster of one node it listens 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
-import zlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
 
 import ray
 from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import RayError
 
 from data.errors import InputError
 from policy.serving.assemble import Plan, gateway
 from policy.serving.engine import Engine, EngineSettings, free_port
 from policy.serving.supervisor import Supervisor
+
+# Patience with an actor that is asked where its vLLM listens; one that Ray is starting again does not answer at all.
+_WHERE_SECONDS = 1.0
 
 
 class EngineReplica:
@@ -57,19 +64,24 @@ def deploy(plan: Plan, gateways: int, engines: int, settings: EngineSettings | N
     if gateways < 1 or engines < 1:
         raise InputError(f"{gateways} gateways and {engines} engines: at least one of each is needed")
     ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
-    replica = ray.remote(num_cpus=1)(EngineReplica)
+    replica = ray.remote(num_cpus=1, max_restarts=-1)(EngineReplica)
     actors: list[Any] = []
     if settings is not None:
         key = secrets.token_urlsafe(32)
         plan = replace(plan, gateway=replace(plan.gateway, engine_key=key))
         actors = [replica.remote(replace(settings, api_key=key)) for _ in range(engines)]
-    urls = ray.get([actor.url.remote() for actor in actors]) or [plan.gateway.engine_url]
+    try:
+        urls = ray.get([actor.url.remote() for actor in actors]) or [plan.gateway.engine_url]
+    except RayError as error:
+        shut_down(actors)
+        raise InputError(f"a vLLM replica did not start: {str(error).strip().splitlines()[-1]}") from error
 
     def application() -> FastAPI:
         # Built where it runs: a replica opens its own logs and connections.
-        mine = zlib.crc32(serve.get_replica_context().replica_id.unique_id.encode()) % len(urls)
+        mine = serve.get_replica_context().rank.rank % len(urls)
         ours = replace(plan, gateway=replace(plan.gateway, engine_url=urls[mine]))
-        return gateway(ours, ours.deployment())
+        where = follower([*actors[mine:], *actors[:mine]]) if actors else None
+        return gateway(ours, ours.deployment(), where=where)
 
     class Gateway:
         pass
@@ -80,9 +92,22 @@ def deploy(plan: Plan, gateways: int, engines: int, settings: EngineSettings | N
     return actors
 
 
+def follower(actors: Sequence[Any]) -> Callable[[], Awaitable[str]]:
+    """What says where a gateway's vLLM listens now: the first of `actors` that answers."""
+
+    async def where() -> str:
+        for actor in actors:
+            with suppress(RayError, TimeoutError):
+                return cast("str", await asyncio.wait_for(actor.url.remote(), _WHERE_SECONDS))
+        raise ConnectionError("no vLLM replica answers")
+
+    return where
+
+
 def shut_down(actors: list[Any]) -> None:
     """End the gateways, then the engines, then Ray."""
     cast("Callable[[], None]", serve.shutdown)()
-    if actors:
-        ray.get([actor.stop.remote() for actor in actors])
+    for actor in actors:
+        with suppress(RayError):  # one that is gone has nothing to stop
+            ray.get(actor.stop.remote(), timeout=30)
     cast("Callable[[], None]", ray.shutdown)()

@@ -202,7 +202,9 @@ async def draw_as(
     }
     answer = await service.ask("POST", "/v1/completions", json.dumps(asked).encode(), seconds)
     if answer.status_code != 200:
-        # An adapter that vLLM does not have (404) is not the client's fault: the gateway offered it.
+        # An adapter that vLLM does not have (404) is not the client's fault: the gateway offered it. A vLLM that was
+        # started again has only those that it began with.
+        service.engine_is_new |= answer.status_code == 404
         raise Refusal(400 if answer.status_code == 400 else 502, _reason(decoded(answer)))
     length = deployment.length(arguments.slate_size)
     try:

@@ -11,7 +11,7 @@ import asyncio
 import errno
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,12 +19,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import httpx
 import numpy as np
 
 from data.store import LogStore
 from policy.serving.admission import Admission
 from policy.serving.breaker import Breaker
+from policy.serving.connection import Answer, Connection, Stream
 from policy.serving.decision_log import SegmentLog
 from policy.serving.deployment import Deployment
 from policy.serving.drift import Watch
@@ -39,8 +39,6 @@ from policy.serving.messages import MAX_DEADLINE_MS
 from policy.serving.metrics import Metrics
 from policy.serving.popular import Popular
 from policy.serving.state import State
-
-_JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class Refusal(Exception):  # noqa: N818 - an answer to the client, not a fault
         self.kind = kind
 
 
-def decoded(answer: httpx.Response) -> dict[str, Any]:
+def decoded(answer: Answer) -> dict[str, Any]:
     """The JSON object that vLLM answered with. Refuses with 502 when it is none."""
     try:
         body = answer.json()
@@ -120,10 +118,10 @@ class Service:
         self.keys_error: str | None = None
         self.live_error: str | None = None
         self.faults: dict[str, str] = {}
-        timeout = httpx.Timeout(settings.answer_seconds, connect=settings.connect_seconds)
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
-        self.engine = httpx.AsyncClient(
-            base_url=settings.engine_url, headers=bearer(settings.engine_key), timeout=timeout, limits=limits
+        # Set where vLLM turns out not to have an adapter of ours, or is another one: it is asked anew what it has.
+        self.engine_is_new = True
+        self.engine = Connection(
+            settings.engine_url, bearer(settings.engine_key), settings.connect_seconds, settings.answer_seconds
         )
 
     async def close(self) -> None:
@@ -132,7 +130,7 @@ class Service:
             last.push_async_callback(self.state.close)
             last.push_async_callback(asyncio.to_thread, self.events.close)
             last.push_async_callback(asyncio.to_thread, self.decisions.close)
-            last.push_async_callback(self.engine.aclose)
+            last.push_async_callback(self.engine.close)
 
     def warnings(self) -> list[str]:
         """What an operator should mend; the server goes on with what was right before."""
@@ -153,28 +151,20 @@ class Service:
         self._reward_asked, self._reward_time = asked, monotonic()
         asked.add_done_callback(note)
 
-    async def ask(
-        self, method: str, path: str, body: bytes | None = None, seconds: float | None = None
-    ) -> httpx.Response:
+    async def ask(self, method: str, path: str, body: bytes | None = None, seconds: float | None = None) -> Answer:
         """One request to vLLM. Refuses with 503 when it cannot be reached, 504 when it does not answer in time."""
         try:
             async with asyncio.timeout(self.settings.answer_seconds if seconds is None else seconds):
-                return await self.engine.request(method, path, content=body, headers=_JSON)
-        except (httpx.TimeoutException, TimeoutError) as error:
-            raise Refusal(504, "the model server did not answer in time", "timeout_error") from error
-        except httpx.TransportError as error:
-            raise Refusal(503, "the model server cannot be reached", "service_unavailable") from error
+                return await self.engine.ask(method, path, body)
+        except OSError as error:
+            raise _unanswered(error) from error
 
-    async def stream(self, path: str, body: bytes) -> tuple[httpx.Response, AsyncIterator[str]]:
-        """Begin a streamed request: the response, whose head has arrived, and its lines. Refuses as `ask` does."""
-        request = self.engine.build_request("POST", path, content=body, headers=_JSON)
+    async def stream(self, path: str, body: bytes) -> Stream:
+        """Begin a streamed request, whose head has arrived. Refuses as `ask` does."""
         try:
-            response = await self.engine.send(request, stream=True)
-        except httpx.TimeoutException as error:
-            raise Refusal(504, "the model server did not answer in time", "timeout_error") from error
-        except httpx.TransportError as error:
-            raise Refusal(503, "the model server cannot be reached", "service_unavailable") from error
-        return response, response.aiter_lines()
+            return await self.engine.stream(path, body)
+        except OSError as error:
+            raise _unanswered(error) from error
 
     async def log_decisions(
         self, route: str, rows: Sequence[Mapping[str, object]], seconds: float | None = None
@@ -237,3 +227,9 @@ class Service:
             "arm": arm,
             "candidates": candidates,
         }
+
+
+def _unanswered(error: OSError) -> Refusal:
+    if isinstance(error, TimeoutError):
+        return Refusal(504, "the model server did not answer in time", "timeout_error")
+    return Refusal(503, "the model server cannot be reached", "service_unavailable")

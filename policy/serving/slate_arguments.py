@@ -70,6 +70,11 @@ class SlateArguments:
         known = sorted(item for item in item_ids if item in catalog.row_of)
         return replace(self, blocked=tuple(dict.fromkeys((*self.blocked, *known)))) if known else self
 
+    @property
+    def unwanted(self) -> tuple[str, ...]:
+        """Item ids that may not appear, known to the catalog or not."""
+        return (*self.blocked, *self.seen)
+
     def xargs(self) -> dict[str, object]:
         """The same arguments as `vllm_xargs`, defaults left out."""
         sent: dict[str, object] = {"slate_size": self.slate_size}
@@ -91,7 +96,7 @@ class SlateArguments:
         Raises InputError for a kind the catalog does not have, or when fewer items are left than the slate has places.
         """
         rows = None
-        unwanted = (*self.blocked, *self.seen)
+        unwanted = self.unwanted
         if self.kinds or unwanted:
             rows = torch.ones(catalog.size, dtype=torch.bool)
         if self.kinds:

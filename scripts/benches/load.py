@@ -1,26 +1,35 @@
-"""Ten thousand recommendations by a public load generator, with the gateway and vLLM killed in between.
+"""A served run under load, by a public load generator (locust), with vLLM and the gateway killed on the way.
 
+    python scripts/bench.py load                      # runs/demo if it is there, else an untrained nano
     python scripts/benches/load.py --run runs/demo --requests 10000 --clients 16
 
-Locust asks; a third of the way the gateway is killed with SIGKILL and started again, two thirds of the way vLLM is, and
-while it starts popularity answers. At the end every answered decision must be in the log, with the slate that was sent,
-and no slate may hold an item twice, one that is not in the catalog, or one that the request had blocked.
+First 10,000 recommendations: a quarter of the way the gateway is killed with SIGKILL and started again, half of the way
+vLLM is, and while it starts popularity answers. Every answered decision must then be in the log, with the slate that
+was sent, and no slate may hold an item twice, one that is not in the catalog, or one that the request had blocked.
+
+Then three times as many requests a second as were answered, for half a minute, by listeners who do not wait when they
+are refused; then one who asks until the wanted policy answers again. Last, a thousand malformed requests, made from the
+OpenAPI page by schemathesis.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import random
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import polars as pl
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -31,29 +40,69 @@ from policy.serving.engine import Engine, EngineSettings, free_port
 from policy.serving.live import engine_adapters, publish
 from policy.serving.segments import read_decision_log
 from policy.serving.supervisor import Supervisor
-from scripts.benches.serving import ROOT, start_gateway
+from scripts.benches.malformed import ask_askew
+from scripts.benches.measure import Measure
+from scripts.benches.serving import ROOT, made_up_run, start_gateway
 
 LOCUST = Path(__file__).with_name("locustfile.py")
+DEMO = ROOT / "runs" / "demo"
+_PACE = 0.25  # seconds between a listener's requests: while popularity answers, they do not use up all requests at once
+_OVERLOAD_PACE = 2.0
+_DEADLINE = 5.0
+# The longest rest of a breaker (15 s) and a probe that waits for its whole deadline.
+_RECOVERS = 20.0
 
 
 @dataclass(frozen=True)
 class Outcome:
     """answered: decisions whose response arrived. lost: of those, not in the log as sent. illegal: slates. popular:
-    decisions of the last rung. p50, p99: of answered requests, seconds. shed: answers 429; failed: no answer, or 5xx.
+    decisions of the last rung. shed: answers 429; failed: no answer, or 5xx. p50, p99: of answered requests, seconds.
     """
 
     answered: int
     lost: int
     illegal: int
     popular: int
-    p50: float
-    p99: float
     shed: int
     failed: int
+    p50: float
+    p99: float
 
 
-def load(run: Path, served: Path, requests: int, clients: int, kills: bool, in_flight: int = 128) -> Outcome:
-    """Serve `run` into `served` and have locust ask for `requests` recommendations."""
+@dataclass
+class Served:
+    """A gateway before a vLLM, both ours to kill. deployment: as it is served into the folder `served`."""
+
+    run: Path
+    served: Path
+    deployment: Deployment
+    supervisor: Supervisor
+    port: int
+    gateway: subprocess.Popen[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start_gateway()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start_gateway(self) -> None:
+        more = ("--served", str(self.served), "--deadline_seconds", str(_DEADLINE))
+        self.gateway, _ = start_gateway(self.run, self.supervisor.settings.url, self.port, more)
+
+    def kill_gateway(self) -> None:
+        os.kill(self.gateway.pid, signal.SIGKILL)
+        self.gateway.wait()
+        self.start_gateway()
+
+    def kill_engine(self) -> None:
+        os.kill(self.supervisor.pid, signal.SIGKILL)
+
+
+@contextmanager
+def serving(run: Path, served: Path) -> Iterator[Served]:
+    """Serve `run` into `served`."""
     deployment = publish(Deployment.load(run), served)
     settings = EngineSettings(
         deployment.base,
@@ -66,83 +115,185 @@ def load(run: Path, served: Path, requests: int, clients: int, kills: bool, in_f
         log=served / "vllm.log",
     )
     engine = Engine(settings)
-    engine.wait_until_ready()
-    supervisor = Supervisor(engine)
-    port, answers = free_port(), served / "answers.jsonl"
-    more = ("--served", str(served), "--max_in_flight", str(in_flight))
-    gateway, url = start_gateway(run, settings.url, port, more)
-    asking = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "locust", "-f", str(LOCUST), "--headless", "--only-summary"),
-            *("-u", str(clients), "-r", str(clients), "-H", url, "--loglevel", "ERROR"),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "LONGPLAY_ANSWERS": str(answers), "LONGPLAY_REQUESTS": str(requests)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     try:
-        for share in (1, 2) if kills else ():
-            while _lines(answers) < requests * share // 3 and asking.poll() is None:
-                time.sleep(0.2)
-            if share == 1:
-                os.kill(gateway.pid, signal.SIGKILL)
-                gateway.wait()
-                gateway, _ = start_gateway(run, settings.url, port, more)
-            else:
-                os.kill(supervisor.pid, signal.SIGKILL)
-        asking.wait()
+        engine.wait_until_ready()
+    except BaseException:
+        engine.stop()
+        raise
+    supervisor = Supervisor(engine)
+    try:
+        started = Served(run, served, deployment, supervisor, free_port())
+        try:
+            yield started
+        finally:
+            started.gateway.terminate()
+            started.gateway.wait(30)
     finally:
-        if asking.poll() is None:
-            asking.terminate()
-        gateway.terminate()
-        gateway.wait(30)
         supervisor.stop()
-    return judge(deployment, answers, served)
 
 
-def judge(deployment: Deployment, answers: Path, served: Path) -> Outcome:
+@contextmanager
+def asking(server: Served, answers: Path, requests: int, clients: int, pace: float, patient: bool) -> Iterator[None]:
+    """Locust's listeners, while the context lasts; they stop by themselves after `requests` answers."""
+    some = random.Random(0).sample(server.deployment.index.item_ids, min(300, server.deployment.index.size))
+    told = {
+        "LONGPLAY_ANSWERS": str(answers),
+        "LONGPLAY_REQUESTS": str(requests),
+        "LONGPLAY_ITEMS": ",".join(some),
+        "LONGPLAY_PACE": str(pace),
+        "LONGPLAY_PATIENT": str(int(patient)),
+    }
+    line = [sys.executable, "-m", "locust", "-f", str(LOCUST), "--headless", "--only-summary", "--loglevel", "ERROR"]
+    line += ["-u", str(clients), "-r", str(clients), "-H", server.url]
+    quiet = subprocess.DEVNULL
+    locust = subprocess.Popen(line, cwd=ROOT, env={**os.environ, **told}, stdout=quiet, stderr=quiet)
+    try:
+        while _answered(answers) < 1 and locust.poll() is None:
+            time.sleep(0.1)
+        yield
+    finally:
+        if locust.poll() is None:
+            locust.terminate()
+        locust.wait(60)
+
+
+def with_kills(server: Served, requests: int, clients: int) -> Outcome:
+    """`requests` answered recommendations; the gateway is killed after a quarter of them, vLLM after half."""
+    answers = server.served / "answers.jsonl"
+    with asking(server, answers, requests, clients, _PACE, patient=True):
+        for share, kill in ((0.25, server.kill_gateway), (0.5, server.kill_engine), (1.0, None)):
+            began, before = time.monotonic(), _answered(answers)
+            while (count := _answered(answers)) < requests * share:
+                if count > before:
+                    began, before = time.monotonic(), count
+                if time.monotonic() - began > 120:
+                    raise TimeoutError(f"no further answer for two minutes after {count} of {requests}")
+                time.sleep(0.2)
+            if kill is not None:
+                kill()
+    return judge(server, answers)
+
+
+def capacity(server: Served, requests: int, clients: int) -> float:
+    """Recommendations a second by the wanted policy, with every client asking again at once."""
+    answers = server.served / "capacity.jsonl"
+    with asking(server, answers, requests + 1, clients, 0.0, patient=True):
+        first, began = _answered(answers), time.monotonic()
+        while (count := _answered(answers)) < requests and time.monotonic() - began < 120:
+            time.sleep(0.05)
+        return (count - first) / (time.monotonic() - began)
+
+
+def overload(server: Served, rate: float, seconds: float) -> Outcome:
+    """`rate` requests a second, for so many seconds, by listeners who come back whatever they are told."""
+    answers = server.served / "overload.jsonl"
+    clients = math.ceil(rate * _OVERLOAD_PACE)
+    with asking(server, answers, 10**9, clients, _OVERLOAD_PACE, patient=False):
+        time.sleep(seconds)
+    return judge(server, answers)
+
+
+def recovery(url: str, streak: int = 10) -> float:
+    """Seconds until so many requests in a row are answered by the policy that they want."""
+    began = time.monotonic()
+    held = 0
+    with httpx.Client(timeout=30.0) as client:
+        while held < streak and time.monotonic() - began < 120:
+            answer = client.post(f"{url}/v1/recommendations", json={"user_id": f"u{held}"})
+            held = held + 1 if answer.status_code == 200 and answer.json()["fallback"] is None else 0
+            if not held:
+                time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def judge(server: Served, answers: Path) -> Outcome:
     """What came of it, from what locust saw and what the log says."""
-    seen = [json.loads(line) for line in answers.read_text().splitlines()]
+    # Locust may have been stopped in the middle of a line, whose answer nobody has seen then.
+    whole = answers.read_text().rpartition("\n")[0]
+    seen = [json.loads(line) for line in whole.splitlines()]
     answered = [line for line in seen if line["status"] == 200]
-    logged = dict(read_decision_log(served / "decisions").select("decision_id", "slate").iter_rows())
+    logged = dict(read_decision_log(server.served / "decisions").select("decision_id", "slate").iter_rows())
     lost = sum(logged.get(line["decision_id"]) != line["slate"] for line in answered)
-    known = deployment.index.row_of
+    known = server.deployment.index.row_of
     illegal = sum(
         len(set(line["slate"])) < len(line["slate"])
         or any(item not in known or item in line["blocked"] for item in line["slate"])
         for line in answered
     )
-    took = pl.Series([line["seconds"] for line in answered])
-    counts = Counter("shed" if line["status"] == 429 else "ok" if line["status"] == 200 else "failed" for line in seen)
+    took = pl.Series([line["seconds"] for line in answered], dtype=pl.Float64)
+    shed = sum(line["status"] == 429 for line in seen)
     return Outcome(
         answered=len(answered),
         lost=lost,
         illegal=illegal,
         popular=sum(line["policy"].startswith("popular@") for line in answered),
+        shed=shed,
+        failed=len(seen) - len(answered) - shed,
         p50=float(took.quantile(0.5) or 0),
         p99=float(took.quantile(0.99) or 0),
-        shed=counts["shed"],
-        failed=counts["failed"],
     )
 
 
-def _lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.is_file() else 0
+def bench_load(
+    run: Path | None = None, requests: int = 10_000, clients: int = 16, seconds: float = 30.0, malformed: int = 100
+) -> Iterable[Measure]:
+    """What is held under load. run: runs/demo if None and it is there, else an untrained nano over 10,000 items.
+    seconds: of the overload. malformed: requests of each operation.
+    """
+    with tempfile.TemporaryDirectory(prefix="longplay-load-") as folder:
+        if run is None and (DEMO / "policy" / "ppo").is_dir():
+            run = DEMO
+        if run is None:
+            run = Path(folder) / "run"
+            made_up_run(run, 10_000)
+        with serving(run, Path(folder) / "served") as server:
+            yield from _measured(server, requests, clients, seconds, malformed)
+
+
+def _measured(server: Served, requests: int, clients: int, seconds: float, malformed: int) -> Iterable[Measure]:
+    rate = capacity(server, max(20, requests // 20), clients)
+    held = with_kills(server, requests, clients)
+    of = f"of {held.answered:,} with two kills"
+    yield Measure(f"load: lost decisions {of}", "", held.lost, None, 0)
+    yield Measure(f"load: illegal slates {of}", "", held.illegal, None, 0)
+    yield Measure(f"load: drawn by popularity while vLLM started, {of}", "", held.popular, None, held.answered)
+    name = f"load: p99 {of} ({held.failed} unanswered while the gateway started, p50 {held.p50:.3f} s)"
+    yield Measure(name, "s", held.p99, None, _DEADLINE)
+    yield Measure("load: the wanted policy answers again after that", "s", recovery(server.url), None, _RECOVERS)
+
+    # Whatever the clients of before could get out of it, three times that.
+    full = overload(server, 3 * rate, seconds)
+    asked = full.answered + full.shed + full.failed
+    name = f"overload: p99 of the accepted at {asked / seconds:.0f} a second, capacity {rate:.0f} ({clients} clients)"
+    yield Measure(name, "s", full.p99, None, _DEADLINE)
+    name = f"overload: 5xx or no answer, of {asked:,} ({full.shed:,} shed, {full.popular:,} by popularity)"
+    yield Measure(name, "", full.failed, None, 0)
+    yield Measure("overload: lost or illegal", "", full.lost + full.illegal, None, 0)
+    yield Measure("overload: the wanted policy answers again after", "s", recovery(server.url), None, _RECOVERS)
+
+    sent = ask_askew(server.url, malformed, ("negative",))
+    for fault in sent.faults[:5]:
+        sys.stderr.write(f"{fault}\n")
+    yield Measure(f"malformed: 5xx of {sum(sent.requests.values()):,}", "", len(sent.faults), None, 0)
+
+
+def _answered(answers: Path) -> int:
+    return answers.read_bytes().count(b'{"status": 200') if answers.is_file() else 0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", default="runs/demo", help="run folder that is served")
+    parser.add_argument("--run", type=Path, help="run folder that is served")
     parser.add_argument("--requests", type=int, default=10_000, help="answered recommendations to stop at")
     parser.add_argument("--clients", type=int, default=16, help="listeners asking at once")
-    parser.add_argument("--in_flight", type=int, default=128, help="the gateway's limit")
-    parser.add_argument("--overload", action="store_true", help="no kills; clients that come back after Retry-After")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of the overload")
+    parser.add_argument("--malformed", type=int, default=100, help="malformed requests of each operation")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="longplay-load-") as folder:
-        outcome = load(Path(args.run), Path(folder), args.requests, args.clients, not args.overload, args.in_flight)
-    print(json.dumps(vars(outcome)))
-    if outcome.lost or outcome.illegal:
+    measures = []
+    for measure in bench_load(args.run, args.requests, args.clients, args.seconds, args.malformed):
+        measures.append(measure)
+        print(json.dumps(measure.as_json()), flush=True)
+    if not all(measure.holds for measure in measures):
         sys.exit(1)
 
 

@@ -1,4 +1,9 @@
-"""What locust's listeners do: ask for a slate, note what came back, and stop when enough were answered."""
+"""What locust's listeners do: ask for a slate, note what came back, and stop when enough were answered.
+
+LONGPLAY_ANSWERS: file of what came back. LONGPLAY_REQUESTS: answered recommendations to stop at. LONGPLAY_ITEMS: item
+ids to block some of, with commas. LONGPLAY_PACE: seconds from a listener's one request to the next, at the least.
+LONGPLAY_PATIENT: 1 to wait as long as a refusal says.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +13,23 @@ import random
 import time
 from typing import Any
 
-from locust import HttpUser, constant
+from locust import FastHttpUser, constant_pacing
 
-ANSWERS = os.environ["LONGPLAY_ANSWERS"]
 REQUESTS = int(os.environ["LONGPLAY_REQUESTS"])
+ITEMS = os.environ["LONGPLAY_ITEMS"].split(",")
+PATIENT = os.environ["LONGPLAY_PATIENT"] == "1"
 STEERS = (None, "something calmer, maybe a podcast", "surprise me", "more like this")
-_out = open(ANSWERS, "a", buffering=1)  # noqa: SIM115 - as long as the process
+_out = open(os.environ["LONGPLAY_ANSWERS"], "a", buffering=1)  # noqa: SIM115 - as long as the process
 _answered = 0
 
 
-def recommend(listener: HttpUser) -> None:
+def recommend(listener: FastHttpUser) -> None:
     """Ask for one slate and write down what came back."""
     global _answered
     if _answered >= REQUESTS:
         listener.environment.runner.quit()
         return
-    blocked = [f"i{random.randrange(600):04d}" for _ in range(random.randrange(4))]
+    blocked = random.sample(ITEMS, random.randrange(4))
     asked: dict[str, Any] = {
         "user_id": f"u{random.randrange(5000):05d}",
         "k": random.randint(1, 8),
@@ -33,23 +39,24 @@ def recommend(listener: HttpUser) -> None:
         asked["steer"] = steer
     began = time.perf_counter()
     with listener.client.post("/v1/recommendations", json=asked, catch_response=True) as answer:
-        status = answer.status_code
+        status, said = answer.status_code, answer.text
         answer.success()
     line: dict[str, Any] = {"status": status, "seconds": time.perf_counter() - began, "blocked": blocked}
     if status == 200:
-        said = answer.json()
+        made = json.loads(said)
         _answered += 1
-        line |= {name: said[name] for name in ("decision_id", "policy")}
-        line["slate"] = [item["item_id"] for item in said["items"]]
+        line |= {name: made[name] for name in ("decision_id", "policy", "fallback")}
+        line["slate"] = [item["item_id"] for item in made["items"]]
     _out.write(json.dumps(line) + "\n")
-    if status == 429:
+    if PATIENT and status == 429:
         time.sleep(float(answer.headers["retry-after"]))
-    elif status != 200:
+    elif PATIENT and status != 200:
         time.sleep(0.5)
 
 
-class Listener(HttpUser):
-    """One of many, without a pause."""
+class Listener(FastHttpUser):
+    """One of many."""
 
-    wait_time = constant(0)
+    wait_time = constant_pacing(float(os.environ["LONGPLAY_PACE"]))
     tasks = [recommend]  # noqa: RUF012 - as locust has it
+    network_timeout = 30.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -11,11 +12,11 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from policy.serving.connection import Answer
 from policy.serving.deployment import Deployment
 from policy.serving.gateway import create_app
 from policy.serving.keys import FILE, add_key
@@ -109,12 +110,26 @@ def test_an_answer_that_cannot_be_read_is_vllms_fault(
     assert plain.status_code == plain_status
 
 
-def test_a_fault_nobody_foresaw_ends_no_watching(deployment: Deployment, tmp_path: Path) -> None:
+def test_a_slate_without_its_probability_is_not_served(deployment: Deployment, tmp_path: Path) -> None:
+    said: Any = slate(deployment, [1, 2, 3, 4, 5])
+    said["choices"][0]["logprobs"] = None
+    with engine({"ppo": (0.0, 200, said)}) as port, client(deployment, tmp_path, port) as gateway:
+        answer = gateway.post("/v1/completions", json={"prompt": "<slate>"})
+
+    assert answer.status_code == 502
+    assert "what cannot be logged is not served" in answer.json()["error"]["message"]
+
+
+def test_a_fault_nobody_foresaw_ends_no_watching(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """vLLM lists its models in a shape that it never had; meanwhile an operator begins an experiment."""
     ours = service(deployment, tmp_path, 1)
-    ours.engine = httpx.AsyncClient(
-        base_url="http://vllm", transport=httpx.MockTransport(lambda _: httpx.Response(200, json={"data": [None]}))
-    )
+
+    async def shapeless(*_: object) -> Answer:
+        return Answer(200, b'{"data": [null]}')
+
+    monkeypatch.setattr(ours.engine, "ask", shapeless)
     with TestClient(create_app(ours, Live(ours, tmp_path, None, None))) as gateway:
 
         def wait_for(words: str) -> bool:
@@ -128,6 +143,43 @@ def test_a_fault_nobody_foresaw_ends_no_watching(deployment: Deployment, tmp_pat
         (tmp_path / "experiment.yaml").write_text("{name: later, arms: [{name: all, policy: dpo, share: 1}]}")
         assert wait_for("later")
         assert 'longplay_watch_errors_total{what="run"}' in gateway.get("/metrics").text
+
+
+def test_a_vllm_that_was_started_again_is_given_what_it_has_forgotten(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by us, so it has the adapters that it began with: none. A request finds out; the next ones are served."""
+    ours = service(deployment, tmp_path, 1)
+    has: dict[str, str] = {}
+
+    async def vllm(method: str, path: str, body: bytes | None = None) -> Answer:
+        if method == "GET":
+            return Answer(
+                200, json.dumps({"data": [{"id": name, "root": root} for name, root in has.items()]}).encode()
+            )
+        asked = json.loads(body or b"")
+        if path == "/v1/load_lora_adapter":
+            has[asked["lora_name"]] = asked["lora_path"]
+            return Answer(200, b"loaded")
+        if asked["model"] not in {"sft", *has}:
+            return Answer(404, b'{"error": {"message": "there is no such model"}}')
+        return Answer(200, json.dumps(slate(deployment, [1, 2, 3, 4, 5])).encode())
+
+    monkeypatch.setattr(ours.engine, "ask", vllm)
+    with TestClient(create_app(ours, Live(ours, tmp_path, None, None))) as gateway:
+
+        def served() -> bool:
+            for _ in range(60):
+                if gateway.post("/v1/recommendations", json={"user_id": "u"}).json()["fallback"] is None:
+                    return True
+                time.sleep(0.1)
+            return False
+
+        assert served()
+        assert len(has) == 2
+        has.clear()
+        assert gateway.post("/v1/recommendations", json={"user_id": "u"}).json()["fallback"] == "sft"
+        assert served()
 
 
 def test_an_arm_whose_adapter_has_left_is_answered_for_by_the_base(deployment: Deployment, tmp_path: Path) -> None:

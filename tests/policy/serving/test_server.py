@@ -86,6 +86,10 @@ def test_chat_answers_are_legal_slates_each_its_own(server: RunningServer, resco
 
     assert [choice.finish_reason for choice in answer.choices] == ["stop"] * 8
     assert len({tuple(slate_of(rescore, choice.message.content or "")) for choice in answer.choices}) > 1
+    if through == "gateway":  # logged, though the client did not ask for log-probabilities
+        decisions = [(choice.model_extra or {})["longplay"] for choice in answer.choices]
+        assert {decision["decision_id"] for decision in decisions} <= set(logged(server))
+        assert all(choice.logprobs is None for choice in answer.choices)
 
 
 def test_streams_carry_the_same_and_are_logged(server: RunningServer, client: openai.OpenAI, rescore: Rescorer) -> None:
