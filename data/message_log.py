@@ -27,13 +27,11 @@ from data.schema import ACTION_CODE, SURFACE_CODE
 from data.sessions import sessionize
 from data.store import LogStore
 from data.world.environment import MessageContexts
+from data.world.message_record import OPPORTUNITIES
 from data.world.opportunities import HOLD_ID
 from data.world.settings import CHANNELS
 
 REMEMBERED = 8  # earlier sends that a context knows of
-OPPORTUNITIES = pl.Schema(
-    {"user_id": pl.String(), "item_id": pl.String(), "time": pl.Datetime("us", "UTC"), "value": pl.Float32()}
-)
 ANSWERS = ("open", "dismiss", "opt_out")
 ACTIVE = ("play", "skip", "complete", "save", "like", "dislike", "open", "convert")
 PAST = ("visits_7", "visits_28", "days_7", "days_28", "sends_7", "sends_28", "days_known")

@@ -25,11 +25,13 @@ from trl import TrlParser
 from data.artifacts import build
 from data.catalog import Catalog
 from data.errors import InputError, exit_on_input_error
-from data.message_log import OPPORTUNITIES, read_message_log
+from data.message_log import read_message_log
 from data.store import LogStore, read_parquet
+from data.world.message_record import OPPORTUNITIES
 from rewards.message_features import MessageCatalog
 from rewards.message_training import MessageRewardSettings, message_quality, train_message_reward
 from rewards.messages import FORMAT
+from scripts.simulate import SIGNALS
 
 STAGE = "messages"
 
@@ -54,7 +56,7 @@ def signals(args: MessageRewardArguments) -> Path | None:
         if not Path(args.opportunities).is_file():
             raise InputError(f"--opportunities {args.opportunities}: no such file")
         return Path(args.opportunities)
-    there = Path(args.run) / "logs" / "opportunities.parquet"
+    there = Path(args.run) / "logs" / SIGNALS
     return there if there.is_file() else None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from data.world import PRESETS, World
@@ -33,23 +32,3 @@ def played(listeners: int, days: int, seed: int = 0) -> tuple[World, Watched]:
     watched = Watched(world.message_policy("logging"))
     world.play(world.built_in("logging"), days, np.random.default_rng(seed), messages=watched)
     return world, watched
-
-
-def opportunities(world: World, watched: Watched) -> pl.DataFrame:
-    """What the domains said of each opportunity: user_id, item_id, time, value."""
-    assert world.mailroom is not None
-    ids = world.mailroom.messages.frame["item_id"]
-    parts = []
-    for contexts, mailing in zip(watched.contexts, world.mailroom.mailings, strict=True):
-        row, column = np.nonzero(contexts.eligible >= 0)
-        parts.append(
-            pl.DataFrame(
-                {
-                    "user_id": [f"u{listener:05d}" for listener in mailing.listeners[row]],
-                    "item_id": ids.gather(contexts.eligible[row, column]),
-                    "time": pl.Series(contexts.time[row]).cast(pl.Datetime("us", "UTC")),
-                    "value": contexts.value[row, column],
-                }
-            )
-        )
-    return pl.concat(parts)

@@ -11,7 +11,7 @@ from data.logs import Logs
 from data.message_log import MessageLog, message_log, take_contexts
 from data.outcomes import outcomes
 from data.world import World
-from tests.data.message_world import Watched, opportunities, played
+from tests.data.message_world import Watched, played
 
 DAYS = 36
 
@@ -34,7 +34,7 @@ def read(logs: Logs, said: pl.DataFrame | None) -> MessageLog:
 
 def test_contexts_and_decisions_are_those_that_the_policy_saw_and_took(lived: tuple[World, Watched, Logs]) -> None:
     world, watched, logs = lived
-    log = read(logs, opportunities(world, watched))
+    log = read(logs, world.signals())
     place = {name: row for row, name in enumerate(log.decision_id)}
     assert world.mailroom is not None
     seen = 0
