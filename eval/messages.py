@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -17,15 +18,19 @@ from data.errors import InputError
 from data.local_time import local_clock
 from data.message_log import take_contexts
 from data.schema import ACTION_CODE
-from data.world import World
+from data.world import PRESETS, World, burned_in
 from data.world.environment import MessageContexts, MessagePolicy, Messages
 from data.world.messages import Mailing
 from data.world.settings import CHANNELS
 from data.world.truth import Tally, message_metrics, metrics
 from eval.intervals import Floats
 from eval.rollout import Rollout, RolloutSettings
+from policy.message_choice import BestMessages, by_opens
+from rewards.messages import MessageReward
 
 DAILY = ("sent", "opened", "sessions", "opt_outs", "reachable")
+BURN_IN_DAYS = 28
+FRESH_LISTENERS = 1_000_003  # added to a world's seed: people the log has never seen
 SHOWN_DAY = 0  # of which examples are told: only then is everybody in the same situation under every policy
 PLAYED = RolloutSettings(reference="logging")
 EXAMPLES = 4
@@ -100,6 +105,22 @@ def play_messages(
         lived[name], daily[name], shown[name] = _live(world, policy, settings.horizon_days, seed, on_day)
     examples = _examples(world, shown)
     return MessageSection(world.settings.name, [Rollout(lived, seed, settings)], daily, examples)
+
+
+def fresh_evening(world: str, seed: int, listeners: int) -> World:
+    """A world from which policies go on: people whom no log has seen, after BURN_IN_DAYS of the logging policies."""
+    return burned_in(PRESETS[world].with_listeners(listeners), seed, BURN_IN_DAYS, seed + FRESH_LISTENERS)
+
+
+def sent_by(world: World, reward: Path) -> dict[str, MessagePolicy]:
+    """The world's own message policies, and those of the message reward in that folder, if there is one: the best by
+    its lower bound, and what it takes for likeliest to be opened."""
+    found = {name: world.message_policy(name) for name in ("logging", "hold", "send_always", "most_opens")}
+    if reward.is_dir():
+        model = MessageReward.load(reward)
+        found["clicks"] = BestMessages(model, by_opens, name="clicks@1")
+        found["reward"] = BestMessages(model)
+    return found | {"oracle": world.message_policy("oracle")}
 
 
 def pooled_sections(sections: Sequence[MessageSection]) -> MessageSection:

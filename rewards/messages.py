@@ -34,6 +34,7 @@ from rewards.objective import LoggingMoments, Objective, SlateScores
 from rewards.sending import Sending
 
 FORMAT = 1
+NAME = "messages"  # of its folder in a run's rewards/
 HEADS = ("opens", "caused_sessions", "active_days_28", "converted_28", "reachable_28")
 REACHABLE = "reachable_28"
 DEFAULT_WEIGHTS = {"active_days_28": 1.0, "converted_28": 0.25}

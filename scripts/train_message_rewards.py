@@ -30,10 +30,8 @@ from data.store import LogStore, read_parquet
 from data.world.message_record import OPPORTUNITIES
 from rewards.message_features import MessageCatalog
 from rewards.message_training import MessageRewardSettings, message_quality, train_message_reward
-from rewards.messages import FORMAT
+from rewards.messages import FORMAT, NAME
 from scripts.simulate import SIGNALS
-
-STAGE = "messages"
 
 
 @dataclass
@@ -98,7 +96,7 @@ def stage(args: MessageRewardArguments) -> bool:
         (temporary / "quality.json").write_text(json.dumps(quality, indent=1) + "\n")
 
     return build(
-        folder / "rewards" / STAGE,
+        folder / "rewards" / NAME,
         config=asdict(settings) | {"model_format": FORMAT, "cut": args.cut},
         inputs=[folder / "logs", folder / "catalog", *([file] if file is not None else [])],
         seed=args.seed,
@@ -119,7 +117,7 @@ def table_of(quality: dict[str, Any]) -> Table:
 def main() -> None:
     (args,) = TrlParser((MessageRewardArguments,)).parse_args_and_config()
     stage(args)
-    quality = json.loads((Path(args.run) / "rewards" / STAGE / "quality.json").read_text())
+    quality = json.loads((Path(args.run) / "rewards" / NAME / "quality.json").read_text())
     Console().print(table_of(quality))
 
 
