@@ -232,19 +232,7 @@ def _load_bucket(store: LogStore, bucket: int, index: pl.DataFrame) -> tuple[lis
         surface=pl.col("surface").replace_strict(SURFACE_CODE),
         restricted=(pl.col("candidates").list.n_unique() < index.height).fill_null(False),
     ).with_row_index("decision")
-    before = (
-        made.select("decision", "user", "time")
-        .sort("time")
-        .join_asof(
-            past.select("user", "settled", pl.col("place") + 1).sort("settled", maintain_order=True),
-            left_on="time",
-            right_on="settled",
-            by="user",
-            allow_exact_matches=False,
-            check_sortedness=False,
-        )
-        .select("decision", known=pl.col("place").fill_null(0))
-    )
+    before = known_before(made, past)
     own = past.group_by("decision_id").agg(own=pl.col("place").min())
     made = (
         made.join(before, on="decision", how="left", maintain_order="left")
@@ -274,6 +262,27 @@ def _load_bucket(store: LogStore, bucket: int, index: pl.DataFrame) -> tuple[lis
     made = made.select(*columns, "reaction", "seconds", "move", "restricted").sort("user", "time", maintain_order=True)
     past = past.select("user", "row", "action", "time", "surface", "hour_of_week")
     return names.to_list(), past, made
+
+
+def known_before(made: pl.DataFrame, past: pl.DataFrame) -> pl.DataFrame:
+    """(decision, known): how many interactions of the decision's user had settled strictly before it was made.
+
+    made: decision, user, time. past: user, place (0, 1, .. in the order of time) and settled, which never falls.
+    """
+    return (
+        made.select("decision", "user", "time")
+        .sort("time")
+        .join_asof(
+            past.select("user", "settled", pl.col("place") + 1).sort("settled", maintain_order=True),
+            left_on="time",
+            right_on="settled",
+            by="user",
+            allow_exact_matches=False,
+            check_sortedness=False,
+        )
+        .select("decision", known=pl.col("place").fill_null(0))
+        .sort("decision")
+    )
 
 
 def _padded(lists: pl.Series, width: int, fill: float) -> npt.NDArray[np.generic]:

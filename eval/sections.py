@@ -35,6 +35,7 @@ from eval.fairness import (
     segments_at,
     shares,
 )
+from eval.messages import BURN_IN_DAYS, FRESH_LISTENERS
 from eval.off_policy import OffPolicySettings, OffPolicyValue, off_policy_value
 from eval.ranking import RankingSettings, evaluate_ranking, floors, next_item_targets
 from eval.report.inputs import (
@@ -58,8 +59,6 @@ from policy.checkpoint import Speaker
 from rewards.model import RewardModel
 from rewards.pareto import sweep
 
-FRESH_LISTENERS = 1_000_003  # added to a world's seed: people the log has never seen
-BURN_IN_DAYS = 28
 FEWEST_ROUNDS = 100
 POSITION_SAMPLES = 2  # slates drawn per decision for the probability of an item at a position
 CANDIDATES = 64  # slates to choose among at each decision, for the Pareto front

@@ -166,10 +166,10 @@ def _crossfit(trial: Trial, e: Floats, fold: NDArray[np.integer], seed: int) -> 
     plain, mu = np.empty(n), np.empty((2, n))
     for k in np.unique(fold):
         teach, ask = fold != k, fold == k
-        plain[ask] = _trees(x[teach], y[teach], None, seed)(x[ask])
+        plain[ask] = trees(x[teach], y[teach], None, seed)(x[ask])
         for arm in (0, 1):
             rows = teach & (t == bool(arm))
-            mu[arm, ask] = _trees(x[rows], y[rows], None, seed)(x[ask])
+            mu[arm, ask] = trees(x[rows], y[rows], None, seed)(x[ask])
     # m = E[Y | x] under the propensities used, from the two arms, so that a changing e does not end up in it.
     m = e * mu[1] + (1 - e) * mu[0]
     pseudo = mu[1] - mu[0] + t * (y - mu[1]) / e - ~t * (y - mu[0]) / (1 - e)
@@ -177,12 +177,13 @@ def _crossfit(trial: Trial, e: Floats, fold: NDArray[np.integer], seed: int) -> 
     r, dr = np.empty(n), np.empty(n)
     for k in np.unique(fold):
         teach, ask = fold != k, fold == k
-        r[ask] = _trees(x[teach], ((y - m) / away)[teach], (away**2)[teach], seed)(x[ask])
-        dr[ask] = _trees(x[teach], pseudo[teach], None, seed)(x[ask])
+        r[ask] = trees(x[teach], ((y - m) / away)[teach], (away**2)[teach], seed)(x[ask])
+        dr[ask] = trees(x[teach], pseudo[teach], None, seed)(x[ask])
     return {"outcome": plain, "t_learner": mu[1] - mu[0], "r_learner": r, "dr_learner": dr}, pseudo
 
 
-def _trees(x: Floats, y: Floats, weight: Floats | None, seed: int) -> Callable[[Floats], Floats]:
+def trees(x: Floats, y: Floats, weight: Floats | None, seed: int, rounds: int = 80) -> Callable[[Floats], Floats]:
+    """Boosted trees fitted to y (n,) on x (n, F) with these weights, as a function of other rows."""
     # Small and slow: an effect is a hundredth where an outcome is a tenth, and easily lost in what is not one.
     settings = {
         "objective": "regression",
@@ -196,7 +197,7 @@ def _trees(x: Floats, y: Floats, weight: Floats | None, seed: int) -> Callable[[
         "verbosity": -1,
         "seed": seed,
     }
-    trees = lightgbm.train(settings, lightgbm.Dataset(x, label=y, weight=weight), num_boost_round=80)
+    trees = lightgbm.train(settings, lightgbm.Dataset(x, label=y, weight=weight), num_boost_round=rounds)
     return lambda there: np.asarray(trees.predict(there), np.float64)
 
 

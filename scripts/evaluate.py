@@ -32,6 +32,7 @@ from data.histories import Contexts
 from data.readers import READERS
 from data.world import PRESETS, LoggingPolicy, World
 from eval.habit import habit_section
+from eval.messages import fresh_evening, play_messages, sent_by
 from eval.report import make_report
 from eval.report.inputs import Comparison, ExposureSection, IdLevel, ReportInputs, WorldSection
 from eval.report.summary import print_summary
@@ -50,6 +51,7 @@ from eval.sections import (
 )
 from eval.world_section import world_portrait
 from policy.checkpoint import Speaker, load_speaker
+from rewards.messages import NAME as MESSAGES
 from rewards.model import RewardModel
 from scripts.log_report import LogReportArguments, log_report, missing
 from scripts.opened import ModelArguments, Opened, open_run
@@ -166,7 +168,8 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
             off_policy = off_policy_section(judged, outcomes, reward, OUTCOMES_BY_CHOICE, rounds, seed)
         truth = {}
         if world is not None:
-            both = {path.name: RewardModel.load(path) for path in sorted((run.folder / "rewards").glob("[!.]*"))}
+            of_slates = [path for path in sorted((run.folder / "rewards").glob("[!.]*")) if path.name != MESSAGES]
+            both = {path.name: RewardModel.load(path) for path in of_slates}
             truth = advantage_truth(judged, both, world, origin["seed"])
         with clock.lap("slates"):
             slates = listener_slates(judged, 6, seed)
@@ -182,6 +185,12 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
             progress.update(task, description="showing the world")
             with clock.lap("the world"):
                 portrait = world_portrait(world, origin["seed"])
+        messages = None
+        if world is not None and PRESETS[world].switches.messages:
+            progress.update(task, description="playing message policies")
+            evening = fresh_evening(world, origin["seed"], preset.rollout_listeners)
+            with clock.lap("messages"):
+                messages = play_messages(evening, sent_by(evening, run.folder / "rewards" / MESSAGES), seed=seed)
     inputs = ReportInputs(
         run=run.folder.name,
         source=f"world {world}" if world else f"log read by {origin['config'].get('reader')}",
@@ -196,6 +205,7 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
         semantic_ids=[IdLevel(**level) for level in json.loads((run.folder / "catalog" / QUALITY).read_text())],
         habit=habit,
         portrait=portrait,
+        messages=messages,
         slates=slates,
         missing=missing(run.store, run.folder / "outcomes"),
         comparison=comparison(other, others),

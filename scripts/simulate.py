@@ -25,12 +25,14 @@ from trl import TrlParser
 from data.artifacts import build, manifest
 from data.errors import InputError, exit_on_input_error
 from data.ingest import write_store
+from data.store import write_parquet
 from data.world import PRESETS, World, burned_in, paired
 from data.world.environment import Truth
 
 BURN_IN_DAYS = 28
 SLATE_POLICIES = ("logging", "random", "popularity", "greedy_click", "oracle")
 MESSAGE_POLICIES = ("logging", "hold", "send_always", "most_opens", "oracle")
+SIGNALS = "opportunities.parquet"  # what the sending domains said of each opportunity
 TOLD = ("active_days_28", "returned_7d", "habit_28", "plays_per_session", "converted_28", "messages_28", "reachable_28")
 
 
@@ -64,6 +66,8 @@ def stage(args: SimulateArguments) -> bool:
         for _ in track(range(args.days), description=f"Simulating {args.world}"):
             world.play(policy, 1, rng)
         write_store(world.log(), folder, source=f"world {args.world}")
+        if world.mailroom is not None:
+            write_parquet(world.signals(), folder / SIGNALS)
 
     logs = Path(args.run) / "logs"
     if logs.is_dir() and "reader" in (config := manifest(logs)["config"]):

@@ -127,6 +127,7 @@ class Mailroom:
             points.listeners,
             contexts.time,
             contexts.eligible,
+            contexts.value,
             np.where(sent_rows, relevance, 0.0).astype(np.float32),
             np.where(sent_rows, np.take_along_axis(contexts.eligible, column, axis=1)[:, 0], -1).astype(np.int32),
             np.where(sent_rows, choice.channel, -1).astype(np.int8),

@@ -16,6 +16,9 @@ from data.world.messages import IN_APP, Mailing
 from data.world.opportunities import MessageItems
 from data.world.settings import CHANNELS
 
+OPPORTUNITIES = pl.Schema(
+    {"user_id": pl.String(), "item_id": pl.String(), "time": pl.Datetime("us", "UTC"), "value": pl.Float32()}
+)
 _NO_EVENTS = pl.Schema(
     {
         "user_id": pl.String(),
@@ -59,6 +62,26 @@ def message_decisions(messages: MessageItems, mailings: list[Mailing], users: pl
         channel=channel,
         send_at=_time_or_null(send_at),
     )
+
+
+def message_signals(messages: MessageItems, mailings: list[Mailing], users: pl.Series) -> pl.DataFrame:
+    """What the domains said of each opportunity: user_id, item_id, time (of the decision) and value."""
+    parts = [pl.DataFrame(schema=OPPORTUNITIES)]
+    ids = messages.frame["item_id"]
+    for mailing in mailings:
+        row, column = np.nonzero(mailing.eligible >= 0)
+        parts.append(
+            pl.DataFrame(
+                {
+                    "user_id": users.gather(mailing.listeners[row]),
+                    "item_id": ids.gather(mailing.eligible[row, column]),
+                    "time": _time(mailing.time[row]),
+                    "value": mailing.value[row, column],
+                },
+                schema=OPPORTUNITIES,
+            )
+        )
+    return pl.concat(parts)
 
 
 def message_events(messages: MessageItems, mailings: list[Mailing], users: pl.Series) -> pl.DataFrame:

@@ -84,6 +84,7 @@ class Mailing:
     listeners: NDArray[np.int32]  # (B,)
     time: NDArray[np.int64]  # (B,) of the decision
     eligible: NDArray[np.int32]  # (B, M)
+    value: NDArray[np.float32]  # (B, M) what the domains said of them
     relevance: NDArray[np.float32]  # (B,) of what was sent; 0 where nothing was
     sent: NDArray[np.int32]  # (B,) message row, -1 = held
     channel: NDArray[np.int8]  # (B,)

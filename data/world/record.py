@@ -98,7 +98,7 @@ def write_logs(
     `messages` are the message items of a world that sends any. `now` is the number of days lived since the world began;
     the log is complete until every listener's last day ended.
     """
-    users = pl.Series("user_id", [f"u{i:05d}" for i in range(len(listeners))], dtype=pl.String)
+    users = user_ids(len(listeners))
     zones = settings.people.time_zones
     ends = [settings.start + timedelta(days=now, seconds=-utc_offset(settings.start, zone, now)) for zone in zones]
     who = _stack([r.listeners for r in rounds], np.int32)
@@ -124,6 +124,11 @@ def write_logs(
         notes=notes,
         end=max(ends),
     )
+
+
+def user_ids(listeners: int) -> pl.Series:
+    """The ids of a world's listeners, in their order."""
+    return pl.Series("user_id", [f"u{i:05d}" for i in range(listeners)], dtype=pl.String)
 
 
 def _keys(users: pl.Series, who: NDArray[np.int32], day: NDArray[np.int32], slot: NDArray[np.int32]) -> pl.DataFrame:

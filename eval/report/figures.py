@@ -282,7 +282,7 @@ def profiles(name: str, lines: Sequence[Profile], x_label: str, y_label: str) ->
         )
         for at, value in zip(across, line.values):
             drawing.marker(at, y(value), line.shape, line.colour, 3.4)
-        said.append(f"{line.label}: " + ", ".join(f"{value:.0%}" for value in line.values))
+        said.append(f"{line.label}: " + ", ".join(f"{100 * value:.3g}%" for value in line.values))
     return drawing.svg(name, f"{y_label} by {x_label}. " + "; ".join(said))
 
 

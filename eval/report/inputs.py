@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from eval.diagnostics import Check
 from eval.intervals import Interval
+from eval.messages import MessageSection
 from eval.off_policy import OffPolicyValue
 from eval.ranking import RankingResult
 from eval.rollout import Rollout
@@ -236,6 +237,7 @@ class ReportInputs:
     semantic_ids: Sequence[IdLevel] = ()
     habit: HabitSection | None = None
     portrait: WorldPortrait | None = None
+    messages: MessageSection | None = None
     slates: Sequence[ListenerSlates] = ()
     missing: Sequence[Missing] = ()
     notes: Sequence[str] = ()

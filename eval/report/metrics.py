@@ -44,6 +44,7 @@ METRICS: Mapping[str, Metric] = {
     "converted_28": Metric("Converted within 28 days", percent=True),
     "messages_28": Metric("Messages sent", "in 28 days", decimals=1),
     "opens_28": Metric("Messages opened", "in 28 days", short_term=True, decimals=2),
+    "opt_outs_28": Metric("Opt-outs", "in 28 days", decimals=3),
     "plays": Metric("Plays", short_term=True),
     "completes": Metric("Completes", short_term=True),
     "saves": Metric("Saves", short_term=True),

@@ -15,6 +15,7 @@ Paths that other programs may rely on:
     habit.returns.<group>, habit.time_to_habit: {times, survival, lo, hi, at_risk, events, rows, people}
     world_shown.{policies, message_policies}.<name>.<metric>.{mean, lo, hi}
     world_shown.habit.<policy>.{mean[], lo[], hi[]}        by day
+    messages.policies.<name>.<metric>.{mean, lo, hi}       and paired_vs_<reference>, by_day, front, examples
     timing.<stage>                                         seconds
 """
 
@@ -32,6 +33,7 @@ from eval.report.compare import comparison_rows
 from eval.report.fairness import fairness_json
 from eval.report.habit import habit_json
 from eval.report.inputs import HeadQuality, ListenerSlates, ReportInputs, ShownItem
+from eval.report.messages import messages_json
 from eval.report.pareto import pareto_json
 from eval.report.world import portrait_json
 from eval.rollout import between_runs_json, world_json
@@ -90,6 +92,8 @@ def report_numbers(inputs: ReportInputs) -> Json:
         report["habit"] = habit_json(inputs.habit)
     if inputs.portrait is not None:
         report["world_shown"] = portrait_json(inputs.portrait)
+    if inputs.messages is not None:
+        report["messages"] = messages_json(inputs.messages)
     if inputs.slates:
         report["slates"] = [slates_json(listener) for listener in inputs.slates]
     if inputs.missing:

@@ -21,6 +21,7 @@ from eval.report.compare import changes
 from eval.report.fairness import SEGMENTS, fairness_figures, fairness_words, label_of
 from eval.report.figures import Compared, Mark, Point, Reference, bars, forest, reliability, trade_off, versus
 from eval.report.habit import MEASURES, frequency_range, habit_figures, writer
+from eval.report.messages import message_figures
 from eval.report.pareto import pareto_figure
 from eval.report.world import portrait_figures
 
@@ -113,6 +114,7 @@ def figures(report: Report) -> dict[str, Any]:
         "pareto": pareto_figure(report),
         "habit": habit_figures(report),
         "world_shown": portrait_figures(report),
+        "messages": message_figures(report),
         "timing": timing(report),
     }
 

@@ -9,6 +9,7 @@ import torch
 
 from eval.exposure import of_slates
 from eval.intervals import Interval
+from eval.messages import Example, MessageSection
 from eval.off_policy import OffPolicySettings, off_policy_value
 from eval.ranking import RankingResult
 from eval.report.inputs import (
@@ -29,7 +30,7 @@ from eval.report.inputs import (
     ShownItem,
     WorldSection,
 )
-from eval.rollout import Rollout
+from eval.rollout import Rollout, RolloutSettings
 from eval.rounds import LoggedRounds
 from eval.survival import kaplan_meier
 from rewards.objective import LoggingMoments, SlateScores
@@ -114,6 +115,40 @@ def pareto() -> ParetoSection:
     scores = SlateScores(mean=mean, spread=torch.full_like(mean, 0.01), support=torch.zeros(200, 32))
     moments = LoggingMoments(("active_days_28", "plays"), np.diag([0.0064, 0.09]))
     return ParetoSection(sweep(moments, ("active_days_28", "plays"), scores), 200, 32)
+
+
+def messages() -> MessageSection:
+    """Message policies compared, with a story of each."""
+    rng = np.random.default_rng(5)
+    sends = {"logging": 7.5, "hold": 0.0, "most_opens": 22.0, "clicks": 22.1, "reward": 9.0, "oracle": 8.5}
+    metrics, daily = {}, {}
+    for place, (name, sent) in enumerate(sends.items()):
+        people = np.random.default_rng(7).normal(0, 4, 300)
+        metrics[name] = {
+            "active_days_28": 9.0 + 0.1 * place + people,
+            "sessions_28": 11.0 + 0.1 * place + people,
+            "converted_28": (rng.random(300) < 0.01 + 0.004 * place).astype(float),
+            "messages_28": np.full(300, sent),
+            "opens_28": np.full(300, sent / 12),
+            "opt_outs_28": (rng.random(300) < sent / 150).astype(float),
+            "reachable_28": (rng.random(300) < 0.88 - sent / 250).astype(float),
+        }
+        daily[name] = {
+            "sent": np.full(28, sent / 28),
+            "opened": np.full(28, sent / 336),
+            "sessions": np.full(28, 0.4),
+            "opt_outs": np.full(28, sent / 4200),
+            "reachable": 0.88 - np.arange(28) * sent / 7000,
+        }
+    example = Example(
+        listener="u00034",
+        told="Monday in Stockholm. Last listened 11 hours ago. Pays. Opened 0 of the 5 messages of two weeks.",
+        offered=("New from The Telephones: Neon in Bright Weekend", "Your hiphop playlist has been refreshed"),
+        decided={name: "holds" if name in ("hold", "reward") else "“Neon” by push at 18:00" for name in sends},
+        came={name: "" if name in ("hold", "reward") else "dismissed" for name in sends},
+    )
+    rollout = Rollout(metrics, 0, RolloutSettings(reference="logging"))
+    return MessageSection("messaging", [rollout], daily, [example])
 
 
 def slate(words: Sequence[str]) -> list[ShownItem]:
@@ -221,6 +256,7 @@ def world_inputs(seeds: int = 1) -> ReportInputs:
         pareto=pareto(),
         semantic_ids=[IdLevel(0, 8, 8, 7.9, 0.71, 0.13), IdLevel(1, 8, 8, 7.8, 0.32, 0.017)],
         habit=habit(),
+        messages=messages(),
         slates=listeners,
         notes=("The reward model saw 60 days of 5,000 listeners.",),
         timing={

@@ -80,5 +80,6 @@ def test_page_in_headless_chromium(kind: str, tmp_path: Path) -> None:
         assert found["wideTables"] == [], "a wide table must scroll by itself"
         if kind == "world":
             wanted = {"policies", "trade-off", "rewards", "pareto", "off-policy", "ranking", "exposure", "fairness"}
+            wanted |= {"messages"}
             assert wanted <= set(found["drawnIn"])
         assert found["headline"]

@@ -1,0 +1,70 @@
+"""The best message by a reward model, without a language model: what a score alone would send.
+
+Every opportunity by every allowed channel in every slot is scored, and the best is sent where it is worth more than
+holding. By the reward's lower bound this is what the reward asks for; by the open probability it is the ranker that
+others use: it always finds something that may be opened, so only the cap holds it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.world.environment import MessageContexts, Messages
+from data.world.message_policies import allowed_channels
+from data.world.settings import CHANNELS
+from rewards.messages import MessageReward, MessageScores
+
+Ints = NDArray[np.int64]
+HOURS = (8, 13, 18)  # one local hour in each slot, none in quiet hours
+
+
+def legal_moves(
+    contexts: MessageContexts, weekly_cap: int, hours: tuple[int, ...] = HOURS
+) -> tuple[Ints, Ints, Ints, NDArray[np.bool_]]:
+    """(column, channel, hour, allowed), (B, N) each: every send by consent and weekly cap, N = M x channels x hours."""
+    batch, most = contexts.eligible.shape
+    grids = np.meshgrid(np.arange(most), np.arange(len(CHANNELS)), np.array(hours), indexing="ij")
+    column, channel, hour = (np.tile(grid.ravel(), (batch, 1)) for grid in grids)
+    there = np.take_along_axis(contexts.eligible, column, axis=1) >= 0
+    allowed = np.take_along_axis(allowed_channels(contexts, weekly_cap), channel, axis=1)
+    return column, channel, hour, there & allowed
+
+
+def by_lower_bound(scores: MessageScores) -> NDArray[np.float64]:
+    """What the reward is sure of."""
+    return scores.lower
+
+
+def by_opens(scores: MessageScores) -> NDArray[np.float64]:
+    """How likely it is opened."""
+    return scores.heads["opens"]
+
+
+@dataclass(frozen=True)
+class BestMessages:
+    """Sends the best move by `worth` where that is above `least`; deterministic, so its log-probabilities are 0."""
+
+    reward: MessageReward
+    worth: Callable[[MessageScores], NDArray[np.float64]] = by_lower_bound
+    least: float = 0.0
+    weekly_cap: int = 3
+    name: str = "best_by_reward@1"
+
+    def choose(self, contexts: MessageContexts, rng: np.random.Generator) -> tuple[Messages, NDArray[np.float64]]:
+        """Decisions and log-probabilities (0)."""
+        batch = len(contexts)
+        column, channel, hour, allowed = legal_moves(contexts, self.weekly_cap)
+        worth = self.worth(self.reward.score(contexts, column, channel, hour))
+        worth = np.where(allowed, worth, -np.inf)
+        rows, best = np.arange(batch), worth.argmax(axis=1)
+        sends = worth[rows, best] > self.least
+
+        def taken(values: Ints, dtype: type[np.signedinteger]) -> NDArray[np.signedinteger]:
+            return np.where(sends, values[rows, best], -1).astype(dtype)
+
+        chosen = Messages(taken(column, np.int32), taken(channel, np.int8), taken(hour, np.int8))
+        return chosen, np.zeros(batch)
