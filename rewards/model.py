@@ -32,7 +32,7 @@ from rewards.sequences import batches
 from rewards.training import states
 from rewards.trunk import Inputs, TrunkSettings
 
-FORMAT = 3
+FORMAT = 4
 ENCODE_TOKENS = 16_384
 
 
@@ -69,7 +69,10 @@ class RewardModel:
         inputs = Inputs.of(histories, decisions)
         rows = np.arange(len(decisions))
         plan = batches(histories, decisions, rows, self.shape.trunk.window, ENCODE_TOKENS)
-        encoded = [states(network, inputs, plan, len(rows)) for network in self.networks]
+        encoded = [
+            states(network, replace(inputs, taste=network.tastes(histories, decisions)), plan, len(rows))
+            for network in self.networks
+        ]
         return torch.cat([*encoded, self.networks[0].trunk.counts(inputs.recency)], dim=1)
 
     @torch.no_grad()
@@ -140,8 +143,11 @@ class RewardModel:
         """An objective over this model's heads, normalised under the logging policy."""
         return self.moments.objective(weights, kappa, penalty, constraints)
 
+    def _recency(self, states: Tensor) -> Tensor:
+        return states[:, self.shape.state * len(self.networks) :]
+
     def _split(self, states: Tensor) -> tuple[Tensor, ...]:
-        width, networks = self.shape.trunk.width, len(self.networks)
+        width, networks = self.shape.state, len(self.networks)
         expected = width * networks + len(COLUMNS)
         if states.shape[1] != expected:
             raise ValueError(f"states are {states.shape[1]} wide, this model's are {expected}")
@@ -208,6 +214,7 @@ class RewardModel:
             slate_size=raw["slate_size"],
             classes=raw["classes"],
             rank=raw["rank"],
+            directions=raw["directions"],
         )
         networks, effects = [], []
         for index in range(len({name.split(".")[1] for name in tensors if name.startswith("network.")})):
@@ -234,7 +241,7 @@ class RewardModel:
     def apart(self, states: Tensor) -> list[tuple["RewardModel", Tensor]]:
         """Each network as a model of its own, uncalibrated, with its part of states (B, S): two opinions on a slate's
         advantage that learned from different people's outcomes, so that one may choose and the other value."""
-        parts, counts = self._split(states), states[:, self.shape.trunk.width * len(self.networks) :]
+        parts, counts = self._split(states), self._recency(states)
         return [
             (replace(self, networks=(n,), effects=(e,), readout=None), torch.cat([part, counts], dim=1))
             for n, e, part in zip(self.networks, self.effects, parts, strict=True)
