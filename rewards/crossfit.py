@@ -29,13 +29,14 @@ from rewards.advantage import AdvantageSettings, Effects, Fold, FoldReport, posi
 from rewards.calibration import fit_readout
 from rewards.event_file import EventFile
 from rewards.heads import Targets
-from rewards.model import RewardModel
+from rewards.model import RewardModel, foretold
 from rewards.network import Known, Network, Shape
 from rewards.objective import LoggingMoments
 from rewards.quality import head_quality
 from rewards.reactions import Channels
 from rewards.sequences import Batch, batches
 from rewards.slices import BackTest, SliceSettings, back_test
+from rewards.stack import Foretold, fit_stack
 from rewards.taste import DIRECTIONS, fit_tastes
 from rewards.training import TrainSettings, Watched, fit, states
 from rewards.trunk import Inputs, TrunkSettings
@@ -168,7 +169,7 @@ def train_rewards(
         reports.append(told)
     clock.lap("advantage")
 
-    both = torch.cat([*encoded, networks[0].trunk.counts(inputs.recency)], dim=1)
+    both = torch.cat([*encoded, inputs.recency], dim=1)
     model = RewardModel(
         shape=shape,
         channels=channels,
@@ -183,7 +184,10 @@ def train_rewards(
     # What the log says without calibration, then with it.
     plain = model.outcomes(both)
     with threadpool_limits(1, user_api="blas"):
-        model = replace(model, readout=_calibrate(plain, both.numpy(), test))
+        features = torch.cat([*encoded, networks[0].trunk.counts(inputs.recency)], dim=1).numpy()
+        model = replace(model, readout=_calibrate(plain, features, test))
+    unseen = _unseen(networks, encoded, half[decisions.user])
+    model = replace(model, stack=fit_stack(test.labels, inputs.recency.numpy(), unseen, test.periods, test.day, seed))
     sample = _sample(np.flatnonzero(test.informs), 20_000, seed)
     logged = model.advantage(both[sample], torch.from_numpy(decisions.slate[sample].astype(np.int64))[:, None])
     advantages = logged.mean[:, 0].numpy().astype(np.float64)
@@ -212,6 +216,13 @@ def _watched(along: Path | None, side: int, main: bool, advance: Callable[[], No
         return Watched(advance, checkpoint=checkpoint)
     events = EventFile(along / f"half{side}", "rewards")
     return Watched(advance, events.add, checkpoint)
+
+
+def _unseen(networks: Sequence[Network], encoded: Sequence[Tensor], side: np.ndarray) -> Foretold:
+    """What is foretold of each decision by the network that has not seen its listener, of half `side` (D,)."""
+    one, other = (foretold([network.heads], [state]) for network, state in zip(networks, encoded, strict=True))
+    second = (side == 0)[:, None]
+    return Foretold(np.where(second, other.hazard, one.hazard), np.where(second, other.share, one.share))
 
 
 def _played(histories: Histories, users: np.ndarray, until: int) -> np.ndarray:
