@@ -15,12 +15,14 @@ zero on average under the logging policy at every history, by construction. Two 
 2. each outcome on the slate's predicted reactions: the surrogate index as one column with a free slope, the reactions
    one by one, and, heavily shrunk, content and items themselves for what reactions do not carry. The prediction used
    for a user comes from the other users of the fold, so that a mood that moves both a tap and a return is not taken
-   for a cause.
+   for a cause. An outcome with a long window has few closed ones. So the outcome whose effects are found most surely
+   (often active days of a week) is one more column for those with windows as long or longer: what a slate does to the
+   first week, as learned on the other users, is most of what it does to the month.
 
 Widths of all priors are learned (`rewards.ridge`), and members are draws from what the data leave open.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,9 +30,13 @@ import torch
 from torch import Tensor
 
 from data.histories import Decisions
+from rewards.effect_sums import Chunk, OutcomeSums, ReactionSums, slate_design
+from rewards.heads import Label
 from rewards.network import Network
 from rewards.reactions import Channels, Index, fit_index
-from rewards.ridge import Posterior, fit_ridge
+from rewards.ridge import Posterior
+
+PROXY_DAYS = 7  # the longest window of an outcome that helps with others
 
 
 @dataclass(frozen=True)
@@ -65,17 +71,8 @@ class FoldReport:
     index_slope_error: np.ndarray  # (L,)
     design_effect: np.ndarray  # (L,) of correlated rows of one user
     reaction_slope: np.ndarray  # (C,)
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    rows: np.ndarray
-    rates: np.ndarray  # (R, M)
-    expected: np.ndarray  # (R, K, C) reaction of the item shown less that of an item shown anyway
-    surprise: np.ndarray  # (R, K, C)
-    items: np.ndarray  # (R, K) place among the reference items, -1 outside or not shown
-    weight: np.ndarray  # (R, K) position weight, 0 where nothing is shown
-    content: np.ndarray  # (R, K, P)
+    proxy: str  # the outcome whose effects help to find those of others; empty: none
+    proxy_slope: np.ndarray  # (L,) standard deviations of outcome per one of the proxy; NaN where it has no part
 
 
 def position_weights(decisions: Decisions, rows: np.ndarray, channels: Channels) -> np.ndarray:
@@ -130,7 +127,7 @@ class Fold:
         self.residual = partial_out(outcomes[rows] - expected, controls)
         self._seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # chunk start -> what `_reactions` said
 
-    def chunks(self) -> Iterator[_Chunk]:
+    def chunks(self) -> Iterator[Chunk]:
         """The fold's rows in order, with everything that is relative to the logging policy worked out."""
         with torch.no_grad():
             tower = self.network.tower(self.network.exposure.reference)
@@ -143,7 +140,7 @@ class Fold:
                 if at not in self._seen:
                     self._seen[at] = self._reactions(state, rates, tower, slate, rows)
                 expected, surprise = self._seen[at]
-                yield _Chunk(
+                yield Chunk(
                     rows=np.arange(at, at + len(rows)),
                     rates=rates.numpy(),
                     expected=expected,
@@ -165,10 +162,10 @@ class Fold:
         marginal = torch.softmax(self.network.reactions.anyway(state), -1)[..., 1:].numpy()
         return (here - anyway[:, None]).numpy(), self.channels.indicators(self.decisions.reaction[rows]) - marginal
 
-    def fit(self, labels: int) -> tuple[Effects, FoldReport]:
+    def fit(self, labels: Sequence[Label]) -> tuple[Effects, FoldReport]:
         """Both regressions, and the members drawn from them."""
-        C, P, M = len(self.channels.codes), self.content.shape[1], len(self.reference)
-        first = _ReactionSums(C, P, M)
+        L, C, P, M = len(labels), len(self.channels.codes), self.content.shape[1], len(self.reference)
+        first = ReactionSums(C, P, M)
         totals = np.zeros((len(self.rows), C), np.float32)
         for chunk in self.chunks():
             totals[chunk.rows] = chunk.surprise.sum(1)
@@ -179,17 +176,17 @@ class Fold:
         # The prior widths learned on the whole fold serve both sides.
         by_side = [[first.solve(c, (side,), reactions[c].precision) for c in range(C)] for side in (0, 1)]
 
-        second = _OutcomeSums(C, P, M, self.residual)
+        second = OutcomeSums(C, P, M, self.residual)
         predicted = np.zeros((len(self.rows), C), np.float32)
         for chunk in self.chunks():
-            slate = _slate_design(chunk)
+            slate = slate_design(chunk)
             for side in (0, 1):
                 of = self.side[chunk.rows] == side
                 for c in range(C):
                     mean = by_side[1 - side][c].mean.astype(np.float32)
                     own = (chunk.weight[of] * chunk.expected[of, :, c]).sum(1)
                     predicted[chunk.rows[of], c] = own * mean[0] + slate[of] @ mean[1:]
-            second.add(np.concatenate([predicted[chunk.rows], slate], axis=1), chunk.rows)
+                second.add(np.concatenate([predicted[chunk.rows[of]], slate[of]], axis=1), chunk.rows[of], side)
 
         scale = 0.5**0.5  # each network sees half of the users; the mean of two has half the variance
         members = self.settings.members
@@ -198,28 +195,47 @@ class Fold:
         for c, posterior in enumerate(reactions):
             head, delta[:, :, c] = self._members(posterior, 1, scale)
             slope[:, c] = head[:, 0]
-        theta = np.zeros((1 + members, C, labels), np.float32)
-        table = np.zeros((1 + members, len(self.content), labels), np.float32)
-        slopes, errors, effects = np.zeros(labels), np.zeros(labels), np.ones(labels)
-        for label in range(labels):
+        theta = np.zeros((1 + members, C, L), np.float32)
+        table = np.zeros((1 + members, len(self.content), L), np.float32)
+        slopes, errors, effects, shares = np.zeros(L), np.zeros(L), np.ones(L), np.full(L, np.nan)
+        user, proxy = self.decisions.user[self.rows], -1
+        for label in range(L):
             along = predicted @ index.weights[:, label]
-            effects[label] = design_effect(along, self.residual[:, label], self.decisions.user[self.rows])
-            outcome = second.solve(label, index.weights[:, label], float(effects[label]))
+            effects[label] = design_effect(along, self.residual[:, label], user)
+        soon = [label for label in range(L) if 0 < labels[label].days <= PROXY_DAYS]
+        alone = {label: second.solve(label, index.weights[:, label], float(effects[label])) for label in soon}
+        sure = {label: one.mean[0] / _error(one, 0) for label, one in alone.items() if one is not None}
+        best = max(sure, key=lambda label: float(sure[label]), default=-1)
+        whole = alone[best] if best >= 0 and sure[best] > 2.0 else None
+        if whole is not None:
+            proxy, aside = best, second.by_side(best, index.weights[:, best], whole)
+        # The proxy goes first: what the others take from it is its members' effects.
+        for label in sorted(range(L), key=lambda one: one != proxy):
+            extra = int(proxy >= 0 and label != proxy and labels[label].days >= labels[proxy].days)
+            ratio = float(np.nanstd(self.residual[:, label]) / np.nanstd(self.residual[:, proxy])) if extra else 0.0
+            outcome = alone.get(label)
+            if extra or outcome is None:
+                column = ratio * aside if extra else None
+                outcome = second.solve(label, index.weights[:, label], float(effects[label]), column)
             if outcome is None:
                 continue
-            head, own = self._members(outcome, 1 + C, scale)
+            slopes[label], errors[label] = outcome.mean[extra], _error(outcome, extra)
+            shares[label] = outcome.mean[0] if extra else np.nan
+            head, own = self._members(outcome, extra + 1 + C, scale)
             table[:, :, label] = own
-            theta[:, :, label] = head[:, 1:] + head[:, :1] * index.weights[:, label]
-            slopes[label] = outcome.mean[0]
-            errors[label] = _first_error(outcome)
+            theta[:, :, label] = head[:, extra + 1 :] + head[:, extra : extra + 1] * index.weights[:, label]
+            if extra:
+                table[:, :, label] += ratio * head[:, :1] * table[:, :, proxy]
+                theta[:, :, label] += ratio * head[:, :1] * theta[:, :, proxy]
         table += np.einsum("mnc,mcl->mnl", delta, theta)
         effect = Effects(
             slopes=torch.from_numpy(theta * slope[:, :, None]),
             table=torch.from_numpy(table),
             position=torch.from_numpy(self.position),
         )
-        found = np.array([posterior.mean[0] for posterior in reactions])
-        return effect, FoldReport(index, slopes, errors, effects, found)
+        of_reactions = np.array([posterior.mean[0] for posterior in reactions])
+        name = labels[proxy].name if proxy >= 0 else ""
+        return effect, FoldReport(index, slopes, errors, effects, of_reactions, name, shares)
 
     def _members(self, posterior: Posterior, head: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
         """Coefficients of the first `head` columns (1 + members, head) and item effects (.., N)."""
@@ -270,123 +286,8 @@ def design_effect(x: np.ndarray, residual: np.ndarray, user: np.ndarray) -> floa
     return max(float(np.sum(np.bincount(user[known], weights=score) ** 2)) / independent, 1.0)
 
 
-def _first_error(posterior: Posterior) -> float:
+def _error(posterior: Posterior, at: int) -> float:
     unit = np.zeros(len(posterior.mean))
-    unit[0] = 1.0
+    unit[at] = 1.0
     white = np.linalg.solve(posterior.factor, unit)
     return float(np.sqrt(white @ white))
-
-
-def _slate_design(chunk: _Chunk) -> np.ndarray:
-    """Weighted differences from what is shown anyway, summed over the slate: (R, P + M)."""
-    content = np.einsum("rk,rkp->rp", chunk.weight, chunk.content)
-    return np.concatenate([content, _counts(chunk, chunk.weight) - chunk.weight.sum(1, keepdims=True) * chunk.rates], 1)
-
-
-def _counts(chunk: _Chunk, weight: np.ndarray) -> np.ndarray:
-    counts = np.zeros(chunk.rates.shape, np.float32)
-    row, k = np.nonzero(chunk.items >= 0)
-    np.add.at(counts, (row, chunk.items[row, k]), weight[row, k])
-    return counts
-
-
-class _ReactionSums:
-    """Sums of products of the first regression, per side: columns are (own slope | content | items), rows positions."""
-
-    def __init__(self, C: int, P: int, M: int) -> None:
-        self.P, self.M = P, M
-        self.shared = np.zeros((2, P + M, P + M))
-        self.cross = np.zeros((2, C, P + M))  # own column times the shared ones
-        self.own = np.zeros((2, C))
-        self.moment = np.zeros((2, C, 1 + P + M))
-        self.square = np.zeros((2, C))
-        self.count = np.zeros(2)
-
-    def add(self, chunk: _Chunk, of: np.ndarray, side: int) -> None:
-        """Add the rows `of` a chunk. The one-hot of an item shown is never spelled out: its products are counts."""
-        if not of.any():
-            return
-        part = _Chunk(
-            chunk.rows[of], chunk.rates[of], chunk.expected[of], chunk.surprise[of], chunk.items[of], chunk.weight[of],
-            chunk.content[of],
-        )  # fmt: skip
-        P, w, w2 = self.P, part.weight, part.weight**2
-        counts = _counts(part, w2)  # (R, M)
-        total = w2.sum(1, keepdims=True)
-        gram = np.zeros((P + self.M, P + self.M), np.float32)
-        content = part.content * w[..., None]
-        gram[:P, :P] = np.einsum("rkp,rkq->pq", content, content)
-        seen = part.items >= 0
-        by_item = np.zeros((self.M, P), np.float32)
-        np.add.at(by_item, part.items[seen], part.content[seen] * w2[seen][:, None])
-        summed = np.einsum("rkp,rk->rp", part.content, w2)
-        gram[:P, P:] = by_item.T - summed.T @ part.rates
-        gram[P:, :P] = gram[:P, P:].T
-        mixed = counts.T @ part.rates
-        scaled = part.rates * np.sqrt(total)
-        gram[P:, P:] = np.diag(counts.sum(0)) - mixed - mixed.T + scaled.T @ scaled
-        self.shared[side] += gram
-        self.count[side] += float((w > 0).sum())
-        for c in range(part.expected.shape[2]):
-            x, y = part.expected[..., c] * w, part.surprise[..., c]
-            self.own[side, c] += float(np.sum(x * x))
-            self.square[side, c] += float(np.sum(y * y))
-            self.moment[side, c, 0] += float(np.sum(x * y))
-            for values, into in ((x, self.cross[side, c]), (y, self.moment[side, c, 1:])):
-                weighted = values * w
-                into[:P] += np.einsum("rkp,rk->p", part.content, weighted)
-                into[P:] += np.bincount(part.items[seen], weights=weighted[seen], minlength=self.M)
-                into[P:] -= weighted.sum(1) @ part.rates
-
-    def solve(self, c: int, sides: tuple[int, ...], precision: np.ndarray | None) -> Posterior:
-        """Posterior of channel c from the given sides; prior precisions are learned unless given."""
-        of = list(sides)
-        size = 1 + self.P + self.M
-        gram = np.zeros((size, size))
-        gram[1:, 1:] = self.shared[of].sum(0)
-        gram[0, 1:] = gram[1:, 0] = self.cross[of, c].sum(0)
-        gram[0, 0] = self.own[of, c].sum()
-        noise = self.square[of, c].sum() / max(self.count[of].sum(), 1.0)
-        group = np.repeat([0, 1, 2] if self.P else [0, 1], [1, self.P, self.M] if self.P else [1, self.M])
-        known = {0: 1.0} if precision is None else dict(enumerate(precision.tolist()))
-        return fit_ridge(gram, self.moment[of, c].sum(0), noise, group, known, 10 if precision is None else 0)
-
-
-class _OutcomeSums:
-    """Sums of products of the second regression; columns are (reactions | content | items), rows slates.
-
-    Labels that are known for the same rows share their sums.
-    """
-
-    def __init__(self, C: int, P: int, M: int, residual: np.ndarray) -> None:
-        self.C, self.P, self.M, self.residual = C, P, M, residual
-        known = ~np.isnan(residual)  # (R, L)
-        patterns, self.pattern = np.unique(known, axis=0, return_inverse=True)
-        self.patterns = patterns
-        size = C + P + M
-        self.gram = np.zeros((len(patterns), size, size))
-        self.moment = np.zeros((residual.shape[1], size))
-
-    def add(self, design: np.ndarray, rows: np.ndarray) -> None:
-        """Add a chunk's design (R, C + P + M)."""
-        pattern = self.pattern.reshape(-1)[rows]
-        for index in np.unique(pattern):
-            if self.patterns[index].any():
-                part = design[pattern == index]
-                self.gram[index] += part.T @ part
-        self.moment += np.nan_to_num(self.residual[rows]).T @ design
-
-    def solve(self, label: int, weights: np.ndarray, effect: float) -> Posterior | None:
-        """Posterior of (index slope | reactions | content | items); None where the label never varies."""
-        known = ~np.isnan(self.residual[:, label])
-        noise = float(np.mean(self.residual[known, label] ** 2)) * effect if known.any() else 0.0
-        if noise <= 1e-9:
-            return None
-        gram = self.gram[self.patterns[:, label]].sum(0)
-        # The index is a mixture of the reactions' columns, so its sums are too.
-        mixture = np.zeros((len(gram), 1 + len(gram)))
-        mixture[:, 1:] = np.eye(len(gram))
-        mixture[: self.C, 0] = weights
-        sizes = [1, self.C, self.P, self.M]
-        group = np.repeat(np.arange(len([s for s in sizes if s])), [s for s in sizes if s])
-        return fit_ridge(mixture.T @ gram @ mixture, mixture.T @ self.moment[label], noise, group, {0: 0.25})

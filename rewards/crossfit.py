@@ -7,9 +7,10 @@ quality on labels that matured later still, beside the baselines.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -26,15 +27,18 @@ from data.errors import InputError
 from data.histories import Decisions, Histories
 from rewards.advantage import AdvantageSettings, Effects, Fold, FoldReport, position_weights
 from rewards.calibration import fit_readout
+from rewards.event_file import EventFile
 from rewards.heads import Targets
-from rewards.model import RewardModel
+from rewards.model import RewardModel, foretold
 from rewards.network import Known, Network, Shape
 from rewards.objective import LoggingMoments
 from rewards.quality import head_quality
 from rewards.reactions import Channels
 from rewards.sequences import Batch, batches
 from rewards.slices import BackTest, SliceSettings, back_test
-from rewards.training import TrainSettings, fit, states
+from rewards.stack import Foretold, fit_stack
+from rewards.taste import DIRECTIONS, fit_tastes
+from rewards.training import TrainSettings, Watched, fit, states
 from rewards.trunk import Inputs, TrunkSettings
 
 log = logging.getLogger(__name__)
@@ -66,11 +70,14 @@ def train_rewards(
     seed: int = 0,
     users: pl.DataFrame | None = None,
     accelerator: Accelerator | None = None,
+    along: Path | None = None,
 ) -> tuple[RewardModel, dict[str, Any]]:
     """A reward model and its quality report (JSON).
 
     outcomes: the OUTCOMES table, matched to decisions by decision_id; `end` is the end of the log and `users` its users
-    (for their time zones). Raises InputError where the log cannot carry a model.
+    (for their time zones). In the folder `along`, if one is given, go a checkpoint after every epoch, which an
+    interrupted training goes on from, and the losses of every step for TensorBoard. Raises InputError where the log
+    cannot carry a model.
     """
     if len(decisions) < FEWEST_DECISIONS:
         raise InputError(
@@ -89,6 +96,7 @@ def train_rewards(
         bins=test.train.bins,
         slate_size=decisions.slate.shape[1],
         classes=1 + len(channels.codes),
+        directions=min(DIRECTIONS, content.shape[1]),
     )
     reference, log_share = _reference(decisions, trained_on, len(content), settings.advantage.reference)
     half = np.random.default_rng(seed).permutation(len(histories.user_ids)) % 2  # (U,)
@@ -96,6 +104,7 @@ def train_rewards(
     clock.lap("inputs")
 
     networks: list[Network] = []
+    tasted: list[Inputs] = []
     everything = batches(
         histories, decisions, np.arange(len(decisions)), settings.trunk.window, 4 * settings.train.tokens
     )
@@ -114,10 +123,23 @@ def train_rewards(
             rows = np.concatenate([batch.decision for batch in plan])
             network.trunk.standardize(inputs.recency[torch.from_numpy(rows)])
             network.heads.start(test.train, rows)
-            fit(network, inputs, known, plan, settings.train, seed + side, accelerator, lambda: progress.advance(task))
+            network.learn_tastes(
+                fit_tastes(histories, content[:, : shape.directions], _played(histories, half == side, test.cut))
+            )
+            tasted.append(replace(inputs, taste=network.tastes(histories, decisions)))
+            fit(
+                network,
+                tasted[-1],
+                known,
+                plan,
+                settings.train,
+                seed + side,
+                accelerator,
+                _watched(along, side, accelerator.is_main_process, lambda: progress.advance(task)),
+            )
             networks.append(network)
         clock.lap("networks")
-        encoded = [states(network, inputs, everything, len(decisions)) for network in networks]
+        encoded = [states(n, seen, everything, len(decisions)) for n, seen in zip(networks, tasted, strict=True)]
         clock.lap("states")
 
     position = position_weights(decisions, trained_on, channels)
@@ -142,12 +164,12 @@ def train_rewards(
                 settings.advantage,
                 seed + side,
             )
-            found, told = fold.fit(len(test.labels))
+            found, told = fold.fit(test.labels)
         effects.append(found)
         reports.append(told)
     clock.lap("advantage")
 
-    both = torch.cat([*encoded, networks[0].trunk.counts(inputs.recency)], dim=1)
+    both = torch.cat([*encoded, inputs.recency], dim=1)
     model = RewardModel(
         shape=shape,
         channels=channels,
@@ -162,7 +184,10 @@ def train_rewards(
     # What the log says without calibration, then with it.
     plain = model.outcomes(both)
     with threadpool_limits(1, user_api="blas"):
-        model = replace(model, readout=_calibrate(plain, both.numpy(), test))
+        features = torch.cat([*encoded, networks[0].trunk.counts(inputs.recency)], dim=1).numpy()
+        model = replace(model, readout=_calibrate(plain, features, test))
+    unseen = _unseen(networks, encoded, half[decisions.user])
+    model = replace(model, stack=fit_stack(test.labels, inputs.recency.numpy(), unseen, test.periods, test.day, seed))
     sample = _sample(np.flatnonzero(test.informs), 20_000, seed)
     logged = model.advantage(both[sample], torch.from_numpy(decisions.slate[sample].astype(np.int64))[:, None])
     advantages = logged.mean[:, 0].numpy().astype(np.float64)
@@ -181,6 +206,28 @@ def train_rewards(
     clock.lap("quality")
     report["seconds"] = clock.laps
     return model, report
+
+
+def _watched(along: Path | None, side: int, main: bool, advance: Callable[[], None]) -> Watched:
+    if along is None:
+        return Watched(advance)
+    checkpoint = along / f"half{side}.safetensors"
+    if not main:
+        return Watched(advance, checkpoint=checkpoint)
+    events = EventFile(along / f"half{side}", "rewards")
+    return Watched(advance, events.add, checkpoint)
+
+
+def _unseen(networks: Sequence[Network], encoded: Sequence[Tensor], side: np.ndarray) -> Foretold:
+    """What is foretold of each decision by the network that has not seen its listener, of half `side` (D,)."""
+    one, other = (foretold([network.heads], [state]) for network, state in zip(networks, encoded, strict=True))
+    second = (side == 0)[:, None]
+    return Foretold(np.where(second, other.hazard, one.hazard), np.where(second, other.share, one.share))
+
+
+def _played(histories: Histories, users: np.ndarray, until: int) -> np.ndarray:
+    """Interactions of some users (U,) before a moment (us)."""
+    return np.flatnonzero(np.repeat(users, np.diff(histories.offsets)) & (histories.time < until))
 
 
 def _plan(histories: Histories, decisions: Decisions, rows: np.ndarray, settings: RewardSettings) -> Sequence[Batch]:
@@ -287,6 +334,11 @@ def _advantage_report(
             "index_slope_error": [float(report.index_slope_error[column]) for report in reports],
             "index_explains": [float(report.index.explained[column]) for report in reports],
             "design_effect": [float(report.design_effect[column]) for report in reports],
+            "proxy": {
+                report.proxy: float(report.proxy_slope[column])
+                for report in reports
+                if report.proxy_slope[column] == report.proxy_slope[column]
+            },
             "index_weights": {
                 name: [round(float(report.index.weights[c, column]), 5) for report in reports]
                 for c, name in enumerate(model.channels.names)

@@ -127,8 +127,15 @@ class Heads(nn.Module):
                 self.read.bias[self.bins + 2 * j] = float(np.log(share / (1 - share))) if 0 < share < 1 else 0.0
                 self.read.bias[self.bins + 2 * j + 1] = 1.0
 
+    def known(self, values: Tensor, return_day: Tensor, returned: Tensor) -> Tensor:
+        """How many rows know each head's label, in the order of `log_likelihood`: (heads,)."""
+        counts = [~values[:, j].isnan() for j, label in enumerate(self.labels) if label.kind != "hazard"]
+        if self.bins:
+            counts.insert(0, (return_day > 0) | returned)
+        return torch.stack([count.sum() for count in counts]) if counts else torch.zeros(0)
+
     def log_likelihood(self, state: Tensor, values: Tensor, return_day: Tensor, returned: Tensor) -> list[Tensor]:
-        """Mean log-likelihood of each head over the rows where its label is known; a head without any is left out.
+        """Mean log-likelihood of each head over the rows where its label is known; 0 for a head without any.
 
         state (R, W); values (R, labels) with NaN for not known; return_day (R,), returned (R,).
         """
@@ -136,13 +143,16 @@ class Heads(nn.Module):
         terms: list[Tensor] = []
         if self.bins:
             known = (return_day > 0) | returned
-            if bool(known.any()):
+            if not bool(known.any()):
+                terms.append(raw.sum() * 0.0)
+            else:
                 terms.append(hazard_log_likelihood(raw[known, : self.bins], return_day[known], returned[known]).mean())
         columns = [j for j, label in enumerate(self.labels) if label.kind != "hazard"]
         for j, (column, label) in enumerate(zip(columns, self.others, strict=True)):
             y = values[:, column]
             known = ~y.isnan()
             if not bool(known.any()):
+                terms.append(raw.sum() * 0.0)
                 continue
             logit, spread = raw[known, self.bins + 2 * j], raw[known, self.bins + 2 * j + 1]
             if label.kind == "logit":

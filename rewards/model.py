@@ -9,7 +9,7 @@ Saved as one safetensors file and one JSON file; nothing in a model folder is ex
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +23,17 @@ from data.errors import InputError
 from data.histories import Decisions, Histories
 from rewards.advantage import Effects, reaction_probabilities, reactions_anyway
 from rewards.calibration import logit, read_out
-from rewards.heads import Label, is_return, returned_within
+from rewards.heads import Heads, Label, is_return, returned_within
 from rewards.network import Network, Shape
 from rewards.objective import LoggingMoments, Objective, SlateScores
 from rewards.reactions import Channels
 from rewards.recency import COLUMNS
 from rewards.sequences import batches
+from rewards.stack import RETURN, Foretold, Stack
 from rewards.training import states
 from rewards.trunk import Inputs, TrunkSettings
 
-FORMAT = 3
+FORMAT = 4
 ENCODE_TOKENS = 16_384
 
 
@@ -53,6 +54,7 @@ class RewardModel:
     moments: LoggingMoments
     support_floor: float
     content: Tensor
+    stack: Stack = field(default_factory=lambda: Stack({}, {}))
     catalog_version: str = ""
 
     @property
@@ -69,19 +71,26 @@ class RewardModel:
         inputs = Inputs.of(histories, decisions)
         rows = np.arange(len(decisions))
         plan = batches(histories, decisions, rows, self.shape.trunk.window, ENCODE_TOKENS)
-        encoded = [states(network, inputs, plan, len(rows)) for network in self.networks]
-        return torch.cat([*encoded, self.networks[0].trunk.counts(inputs.recency)], dim=1)
+        encoded = [
+            states(network, replace(inputs, taste=network.tastes(histories, decisions)), plan, len(rows))
+            for network in self.networks
+        ]
+        return torch.cat([*encoded, inputs.recency], dim=1)
 
     @torch.no_grad()
     def outcomes(self, states: Tensor) -> dict[str, np.ndarray]:
         """Calibrated expectation (B,) of every label at states (B, S), under the policy that wrote the log."""
-        means = torch.stack([n.heads.means(z) for n, z in zip(self.networks, self._split(states))]).mean(0).numpy()
+        net = self.foretold(states)
+        stacked = self.stack.shares(self.shape.labels, self._recency(states).numpy(), net)
+        features = torch.cat([*self._split(states), self.networks[0].trunk.counts(self._recency(states))], 1).numpy()
         result: dict[str, np.ndarray] = {}
         floor: np.ndarray | None = None
         for column, label in enumerate(self.shape.labels):
-            share = means[:, column] / label.trials
-            if self.readout is not None:
-                share = read_out(self.readout[column], share, states.numpy())
+            share = net.share[:, column]
+            if label.name in stacked:
+                share = stacked[label.name]
+            elif self.readout is not None:
+                share = read_out(self.readout[column], share, features)
             if is_return(label.name):
                 # Horizons are calibrated one by one; a later one may not fall below an earlier one.
                 floor = share if floor is None else np.maximum(floor, share)
@@ -95,6 +104,8 @@ class RewardModel:
 
         Retention is calibrated at its horizons; what that changes in the log-odds is drawn as a line between them.
         """
+        if RETURN in self.stack.trees:
+            return self.stack.return_curve(self._recency(states).numpy(), self.foretold(states))
         split = zip(self.networks, self._split(states))
         raw = torch.stack([returned_within(n.heads.read(z)[:, : self.shape.bins]) for n, z in split]).mean(0).numpy()
         mended = self.outcomes(states)
@@ -140,8 +151,16 @@ class RewardModel:
         """An objective over this model's heads, normalised under the logging policy."""
         return self.moments.objective(weights, kappa, penalty, constraints)
 
+    @torch.no_grad()
+    def foretold(self, states: Tensor) -> Foretold:
+        """What the networks say of states (B, S), on average."""
+        return foretold([n.heads for n in self.networks], self._split(states))
+
+    def _recency(self, states: Tensor) -> Tensor:
+        return states[:, self.shape.state * len(self.networks) :]
+
     def _split(self, states: Tensor) -> tuple[Tensor, ...]:
-        width, networks = self.shape.trunk.width, len(self.networks)
+        width, networks = self.shape.state, len(self.networks)
         expected = width * networks + len(COLUMNS)
         if states.shape[1] != expected:
             raise ValueError(f"states are {states.shape[1]} wide, this model's are {expected}")
@@ -176,6 +195,7 @@ class RewardModel:
             tensors |= {f"network.{index}.{name}": value for name, value in network.state_dict().items()}
             tensors |= {f"effects.{index}.{name}": value for name, value in vars(effects).items()}
         save_file({name: value.clone().contiguous() for name, value in tensors.items()}, folder / "model.safetensors")
+        (folder / "trees.json").write_text(json.dumps(asdict(self.stack), indent=0, sort_keys=True) + "\n")
         facts = {
             "format": FORMAT,
             "shape": asdict(self.shape),
@@ -191,6 +211,7 @@ class RewardModel:
         fix = "train it with scripts/train_rewards.py"
         try:
             facts = json.loads((folder / "model.json").read_text())
+            trees = json.loads((folder / "trees.json").read_text())
             tensors = load_file(folder / "model.safetensors")
         except FileNotFoundError as error:
             raise InputError(
@@ -208,6 +229,7 @@ class RewardModel:
             slate_size=raw["slate_size"],
             classes=raw["classes"],
             rank=raw["rank"],
+            directions=raw["directions"],
         )
         networks, effects = [], []
         for index in range(len({name.split(".")[1] for name in tensors if name.startswith("network.")})):
@@ -228,21 +250,37 @@ class RewardModel:
             moments=LoggingMoments(tuple(label.name for label in shape.labels), tensors["moments"].numpy()),
             support_floor=facts["support_floor"],
             content=tensors["content"],
+            stack=Stack(**trees),
             catalog_version=facts["catalog_version"],
         )
 
     def apart(self, states: Tensor) -> list[tuple["RewardModel", Tensor]]:
         """Each network as a model of its own, uncalibrated, with its part of states (B, S): two opinions on a slate's
         advantage that learned from different people's outcomes, so that one may choose and the other value."""
-        parts, counts = self._split(states), states[:, self.shape.trunk.width * len(self.networks) :]
+        parts, counts = self._split(states), self._recency(states)
         return [
-            (replace(self, networks=(n,), effects=(e,), readout=None), torch.cat([part, counts], dim=1))
+            (
+                replace(self, networks=(n,), effects=(e,), readout=None, stack=Stack({}, {})),
+                torch.cat([part, counts], dim=1),
+            )
             for n, e, part in zip(self.networks, self.effects, parts, strict=True)
         ]
 
     def normalised(self, moments: LoggingMoments, support_floor: float) -> "RewardModel":
         """The same model with what was measured on logged slates."""
         return replace(self, moments=moments, support_floor=support_floor)
+
+
+@torch.no_grad()
+def foretold(heads: Sequence[Heads], states: Sequence[Tensor]) -> Foretold:
+    """What some networks' heads say of their own states (B, W), averaged as probabilities."""
+    pairs = list(zip(heads, states, strict=True))
+    trials = torch.tensor([float(label.trials) for label in heads[0].labels])
+    share = torch.stack([head.means(state) for head, state in pairs]).mean(0) / trials
+    curve = torch.stack([returned_within(head.read(state)[:, : head.bins]) for head, state in pairs]).mean(0).double()
+    stays = 1.0 - torch.cat([torch.zeros(len(curve), 1), curve], dim=1)
+    hazard = 1.0 - stays[:, 1:] / stays[:, :-1].clamp_min(1e-9)
+    return Foretold(hazard.numpy(), share.double().numpy())
 
 
 def slate_effects(

@@ -13,10 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.histories import Decisions, Histories
 from rewards.heads import Heads, Label
 from rewards.recency import COLUMNS
 from rewards.sequences import Batch
+from rewards.taste import TasteModel, taste_width, tastes
 from rewards.trunk import Inputs, ItemTower, Trunk, TrunkSettings
+
+IN_ALL_RATE = 5.0
 
 
 @dataclass(frozen=True)
@@ -29,28 +33,54 @@ class Shape:
     slate_size: int
     classes: int  # kinds of reaction, with none at all as class 0
     rank: int = 16  # of the interaction between state and item
+    directions: int = 0  # of content that a taste is about (`rewards.taste`)
+
+    @property
+    def state(self) -> int:
+        """Width of a state: the trunk's, then the taste."""
+        return self.trunk.width + taste_width(self.directions)
+
+    @property
+    def item(self) -> int:
+        """Width of an item's vector: the tower's, then the content that a taste is about."""
+        return self.trunk.width + self.directions
 
 
 class Reactions(nn.Module):
-    """Log-odds of each kind of reaction: to an item at a position, or at a position whatever the item."""
+    """Log-odds of each kind of reaction: to an item at a position, or at a position whatever the item.
+
+    Where the listener meets the item, two products add up: of what the state and the item were learned to be, and of
+    the listener's taste (liked, lately) with the item's content, direction by direction.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        width = shape.trunk.width
-        self.classes, self.rank = shape.classes, shape.rank
-        self.state = nn.Linear(width, shape.classes)
-        self.item = nn.Linear(width, shape.classes)
-        self.item_key = nn.Linear(width, shape.rank)
-        self.state_query = nn.Linear(width, shape.rank * shape.classes)
+        self.classes, self.rank, self.directions = shape.classes, shape.rank, shape.directions
+        self.state = nn.Linear(shape.state, shape.classes)
+        self.item = nn.Linear(shape.item, shape.classes)
+        self.item_key = nn.Linear(shape.item, shape.rank)
+        self.state_query = nn.Linear(shape.state, shape.rank * shape.classes)
+        self.taste = nn.Parameter(torch.zeros(shape.classes, 2, shape.directions))
+        self.taste_in_all = nn.Parameter(torch.zeros(shape.classes, 2, 1))
         self.position = nn.Parameter(torch.zeros(shape.slate_size, shape.classes))
-        self.marginal = nn.Linear(width, shape.classes)
+        self.marginal = nn.Linear(shape.state, shape.classes)
         self.marginal_position = nn.Parameter(torch.zeros(shape.slate_size, shape.classes))
+
+    def _query(self, state: Tensor) -> Tensor:
+        """What meets the item's key and content: (R, classes, rank + directions)."""
+        query = self.state_query(state).view(-1, self.classes, self.rank) / self.rank**0.5
+        met = state[:, state.shape[1] - 2 * self.directions :].view(len(state), 1, 2, self.directions)
+        # What all directions have in common is most of it and may move faster than what sets them apart.
+        return torch.cat([query, (met * (self.taste + IN_ALL_RATE * self.taste_in_all)).sum(2)], dim=2)
+
+    def _key(self, item: Tensor) -> Tensor:
+        """The item's key and content: (.., rank + directions)."""
+        return torch.cat([self.item_key(item), item[..., item.shape[-1] - self.directions :]], dim=-1)
 
     def to_items(self, state: Tensor, item: Tensor) -> Tensor:
         """State (R, W) and vectors (R, K, W) of one slate each -> logits (R, K, classes). Add `position` to them."""
-        query = self.state_query(state).view(-1, self.classes, self.rank)  # (R, C, rank)
-        pairs = torch.einsum("rcd,rkd->rkc", query, self.item_key(item))
-        logits: Tensor = self.state(state).unsqueeze(1) + self.item(item) + pairs / self.rank**0.5
+        pairs = torch.einsum("rcd,rkd->rkc", self._query(state), self._key(item))
+        logits: Tensor = self.state(state).unsqueeze(1) + self.item(item) + pairs
         return logits
 
     def to_catalog(self, state: Tensor, item: Tensor) -> Tensor:
@@ -58,8 +88,7 @@ class Reactions(nn.Module):
 
         At the average position. Classes come first, so that every step runs along the long axis.
         """
-        query = self.state_query(state).view(-1, self.classes, self.rank).transpose(0, 1)  # (C, R, rank)
-        logits: Tensor = query @ self.item_key(item).T / self.rank**0.5
+        logits: Tensor = self._query(state).transpose(0, 1) @ self._key(item).T
         logits += (self.state(state) + self.position.mean(0)).T.unsqueeze(2)
         logits += self.item(item).T.unsqueeze(1)
         return logits.clamp_(-30.0, 30.0).exp_()
@@ -81,11 +110,10 @@ class Exposure(nn.Module):
 
     def __init__(self, shape: Shape, reference: Tensor, log_share: Tensor) -> None:
         super().__init__()
-        width = shape.trunk.width
         self.register_buffer("reference", reference)
         self.register_buffer("log_share", log_share)
-        self.query = nn.Linear(width, shape.rank)
-        self.key = nn.Linear(width, shape.rank)
+        self.query = nn.Linear(shape.state, shape.rank)
+        self.key = nn.Linear(shape.item, shape.rank)
         self.bias = nn.Parameter(torch.zeros(len(reference)))
         self.rank = shape.rank
 
@@ -96,37 +124,76 @@ class Exposure(nn.Module):
 
 
 class Network(nn.Module):
-    """Trunk and read-outs. The item vectors of the read-outs come from a tower of their own."""
+    """Trunk and read-outs. The item vectors of the read-outs come from a tower of their own.
+
+    A state is the trunk's, then the listener's taste; an item is the tower's vector, then its content.
+    """
+
+    taste_expected: Tensor
+    taste_usual: Tensor
+    taste_precision: Tensor
+    taste_scale: Tensor
 
     def __init__(self, shape: Shape, content: Tensor, reference: Tensor, log_share: Tensor) -> None:
         super().__init__()
         self.shape = shape
         self.trunk = Trunk(shape.trunk, content, len(COLUMNS))
-        self.tower = ItemTower(content, shape.trunk.width, shape.trunk.item_dropout)
-        self.heads = Heads(shape.trunk.width, shape.labels, shape.bins)
+        self._tower = ItemTower(content, shape.trunk.width, shape.trunk.item_dropout)
+        self.heads = Heads(shape.state, shape.labels, shape.bins)
         self.reactions = Reactions(shape)
         self.exposure = Exposure(shape, reference, log_share)
 
-    def forward(self, inputs: Inputs, batch: Batch) -> Tensor:
-        """States (R, W) of the batch's decisions."""
-        state: Tensor = self.trunk(inputs, batch)
-        return state
+        for name, size in (("expected", len(content)), ("usual", shape.directions), ("scale", 2)):
+            self.register_buffer(f"taste_{name}", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("taste_precision", torch.ones(1 + shape.directions, dtype=torch.float64))
 
-    def losses(self, state: Tensor, known: "Known") -> dict[str, Tensor]:
-        """Mean negative log-likelihoods of one batch, by part."""
+    def forward(self, inputs: Inputs, batch: Batch) -> Tensor:
+        """States (R, S) of the batch's decisions."""
+        trunk: Tensor = self.trunk(inputs, batch)
+        return torch.cat([trunk, inputs.taste[torch.from_numpy(batch.decision)]], dim=1)
+
+    def tower(self, items: Tensor) -> Tensor:
+        """Vectors (.., shape.item) of items (..) int64, for the read-outs."""
+        return torch.cat([self._tower(items), self._content[items]], dim=-1)
+
+    @property
+    def _content(self) -> Tensor:
+        return self.trunk.item.content[:, : self.shape.directions]
+
+    def learn_tastes(self, model: TasteModel) -> None:
+        """Keep what is usual, so that `tastes` can be asked."""
+        for name, values in vars(model).items():
+            getattr(self, f"taste_{name}").copy_(torch.from_numpy(values))
+
+    def tastes(self, histories: Histories, decisions: Decisions) -> Tensor:
+        """Tastes (D, taste_width) before each decision."""
+        usual = [getattr(self, f"taste_{name}").numpy() for name in ("expected", "usual", "precision", "scale")]
+        return torch.from_numpy(tastes(histories, decisions, self._content.numpy(), TasteModel(*usual)))
+
+    def losses(self, state: Tensor, known: "Known", whole: "Known | None" = None) -> dict[str, Tensor]:
+        """Mean negative log-likelihoods of one batch, by part.
+
+        whole: what is known of the batch that these rows are a part of. Each mean is then over the whole batch as far
+        as these rows go, so that the losses of all parts add up to those of the batch.
+        """
+        whole = known if whole is None else whole
         heads = self.heads.log_likelihood(state, known.values, known.return_day, known.returned)
-        parts = {"outcomes": -torch.stack(heads).sum() if heads else state.sum() * 0.0}
-        shown = known.slate >= 0
+        parts = {"outcomes": state.sum() * 0.0}
+        if heads:
+            ours, all_of_them = (self.heads.known(k.values, k.return_day, k.returned) for k in (known, whole))
+            parts["outcomes"] = -(torch.stack(heads) * (ours / all_of_them.clamp_min(1))).sum()
+        shown, shown_in_all = known.slate >= 0, int((whole.slate >= 0).sum())
+        share = float(shown.sum()) / max(shown_in_all, 1)
         if self.shape.classes > 1 and bool(shown.any()):
             item = self.tower(known.slate.clamp_min(0))
             logits = self.reactions.to_items(state, item) + self.reactions.position
-            parts["reactions"] = F.cross_entropy(logits[shown], known.reaction[shown])
-            parts["anyway"] = F.cross_entropy(self.reactions.anyway(state)[shown], known.reaction[shown])
+            parts["reactions"] = share * F.cross_entropy(logits[shown], known.reaction[shown])
+            parts["anyway"] = share * F.cross_entropy(self.reactions.anyway(state)[shown], known.reaction[shown])
         if bool((known.reference >= 0).any()):
             rates = self.exposure(state, self.tower(self.exposure.reference))  # (R, M)
             at = known.reference
             picked = rates.gather(1, at.clamp_min(0))[at >= 0]
-            parts["exposure"] = -picked.mean()
+            parts["exposure"] = -picked.sum() / int((whole.reference >= 0).sum())
         return parts
 
 

@@ -26,6 +26,19 @@ class Batch:
     window: np.ndarray
     position: np.ndarray
 
+    def part(self, rank: int, ranks: int) -> "Batch":
+        """Every `ranks`-th window from `rank` on with its decisions, so that the parts make up the batch.
+
+        A rank beyond the last window gets a window without decisions: it still takes part in the step.
+        """
+        if ranks == 1:
+            return self
+        chosen = np.arange(rank, len(self.interaction), ranks)
+        of = self.window % ranks == rank
+        if not len(chosen):
+            chosen = np.zeros(1, np.int64)
+        return Batch(self.interaction[chosen], self.decision[of], self.window[of] // ranks, self.position[of])
+
 
 def batches(histories: Histories, decisions: Decisions, rows: np.ndarray, window: int, tokens: int) -> Sequence[Batch]:
     """Cut what `rows` of `decisions` need into batches of at most about `tokens` padded positions.

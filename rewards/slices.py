@@ -8,7 +8,7 @@ A label is used where its window has closed, not where its decision was made: a 
 before the cut is the future. Rows follow `decisions`; the outcomes frame is matched to them by decision_id.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -19,6 +19,7 @@ from data.errors import InputError
 from data.histories import Decisions
 from data.outcomes import as_of
 from rewards.heads import Label, Targets, carried, is_return
+from rewards.stack import passed
 
 FEWEST_KNOWN = 100  # known labels below which a head is not trained
 
@@ -48,6 +49,8 @@ class BackTest:
     calibration: Targets
     final: Targets
     informs: np.ndarray  # (D,) bool: decisions whose reactions were over by the time `advantage` stands for
+    day: np.ndarray  # (D,) local day of the decision, -1 for those made after `calibrated`
+    periods: Mapping[str, np.ndarray]  # what happened in each period that was over by `calibrated` (`rewards.stack`)
 
     def calibration_rows(self, label: str) -> np.ndarray:
         """Rows whose label became known after the cut and by the end of calibration."""
@@ -99,16 +102,19 @@ def back_test(
         known = ", ".join(wanted) if wanted else "any label"
         when = _instant(moments["cut"])
         raise InputError(f"rewards: by the cut at {when} the log knows nothing of {known}: give a longer log")
+    calibration = _targets(at["calibrated"], labels)
     return BackTest(
         labels=labels,
         cut=moments["cut"],
         calibrated=moments["calibrated"],
         train=_targets(at["cut"], labels),
         advantage=_targets(at["advantage"], labels),
-        calibration=_targets(at["calibrated"], labels),
+        calibration=calibration,
         final=_targets(_aligned(outcomes, decisions), labels),
         informs=at["advantage"]["matured_0d"].is_not_null().to_numpy()
         & (at["advantage"]["matured_0d"] <= _instant(moments["advantage"])).fill_null(False).to_numpy(),
+        day=at["calibrated"]["local_day"].cast(pl.Int32).cast(pl.Int64).fill_null(-1).to_numpy(),
+        periods=passed(at["calibrated"], moments["calibrated"], calibration.return_day, calibration.returned),
     )
 
 

@@ -77,6 +77,7 @@ class Inputs:
     decision_hour: Tensor  # (D,) int64
     said: Tensor  # (D, LONGEST_SAYING) int64 hash buckets of words
     recency: Tensor  # (D, len(recency.COLUMNS)) float32
+    taste: Tensor  # (D, T) float32, as a network sees it (`Network.tastes`); (D, 0) as long as none was asked
 
     @staticmethod
     def of(histories: Histories, decisions: Decisions) -> "Inputs":
@@ -102,6 +103,7 @@ class Inputs:
             decision_hour=whole(decisions.hour_of_week),
             said=whole(said_words(decisions.steer)),
             recency=torch.from_numpy(recency_features(histories, decisions)),
+            taste=torch.zeros(len(decisions), 0),
         )
 
 

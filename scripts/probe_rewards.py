@@ -6,7 +6,8 @@
 Candidates are slates that the log showed to somebody, offered to listeners of later days. One of the model's two
 networks chooses among them, the other, which learned from other people's outcomes, says what they are worth. In a
 simulated world, whose truth is known, it also searches for slates that the reward loves and the world hates, with the
-plain mean and with the lower bound.
+plain mean and with the lower bound; and with --moments 6 it lives six evenings many times over, to say how well the
+advantage agrees with what slates truly do, beside the click-only twin (minutes).
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 from trl import TrlParser
@@ -24,6 +27,7 @@ from data.artifacts import manifest
 from data.errors import InputError, exit_on_input_error
 from data.world import PRESETS, World
 from eval.sections import Judged
+from rewards.counterfactual import LifeSettings, Pairs, agreement, live_moments
 from rewards.model import RewardModel
 from rewards.pareto import keep, sweep
 from rewards.red_team import Scored, red_team
@@ -42,6 +46,8 @@ class ProbeArguments:
     listeners: int = field(default=200, metadata={"help": "decisions after the cut to ask about"})
     candidates: int = field(default=64, metadata={"help": "slates to choose among for each"})
     seed: int = field(default=0, metadata={"help": "seed of the samples and searches"})
+    moments: int = field(default=0, metadata={"help": "moments of the world whose truth is lived; 0: none"})
+    lives: int = field(default=12, metadata={"help": "how often each is lived, an even number"})
 
 
 def trade(args: ProbeArguments, model: RewardModel, states: Tensor, slates: Tensor, console: Console) -> None:
@@ -82,6 +88,43 @@ def fool(args: ProbeArguments, opened: Opened, model: RewardModel, states: Tenso
     return table
 
 
+def agree(args: ProbeArguments, opened: Opened) -> Table:
+    """The advantage of every reward of the run beside what one logged slate truly does more than another."""
+    origin = manifest(opened.folder / "logs")
+    config = origin["config"]
+    world = World(PRESETS[config["world"]].with_listeners(config["listeners"]), origin["seed"])
+    days = np.linspace(0.62 * config["days"], 0.85 * config["days"], args.moments).astype(int).tolist()
+    lived = live_moments(world, days, args.seed, LifeSettings(lives=args.lives))
+    pairs = Pairs.joined(list(track(lived, total=args.moments, description="Living moments")))
+    ids, decisions = opened.histories.user_ids, opened.decisions
+    rows = {
+        (ids[user], time): row for row, (user, time) in enumerate(zip(decisions.user.tolist(), decisions.time.tolist()))
+    }
+    at = [rows[f"u{one:05d}", time] for one, time in zip(pairs.listener.tolist(), pairs.time.tolist())]
+    estimates = {}
+    for name in (args.name, "click"):
+        if (opened.folder / "rewards" / name).is_dir():
+            model = RewardModel.load(opened.folder / "rewards" / name)
+            states = model.encode(opened.histories, decisions.take(at))
+            scores = model.advantage(states, torch.from_numpy(pairs.slates.astype(np.int64)))
+            reward = model.objective().lower_bound(scores)
+            estimates[f"{name}: the reward"] = (reward[:, 1] - reward[:, 0]).double().numpy()
+            for column, label in enumerate(model.labels):
+                if label in ("active_days_7", "active_days_28", "plays"):
+                    mean = scores.mean[..., column]
+                    estimates[f"{name}: {label}"] = (mean[:, 1] - mean[:, 0]).double().numpy()
+    table = Table("estimate", "correlation with the effect on active days", "effect per unit of estimate")
+    table.add_column("rank correlation with that on the session's enjoyment")
+    table.title = f"What slates truly do to this listener, now: {len(pairs.listener):,} pairs of logged slates, 95%"
+    table.title_justify = "left"
+    for name, found in agreement(pairs, estimates, args.seed).items():
+        cells = [
+            f"{value:+.2f} [{low:+.2f}, {high:+.2f}]" for value, low, high in (found.days, found.slope, found.enjoyment)
+        ]
+        table.add_row(name, *cells)
+    return table
+
+
 def main() -> None:
     (args,) = TrlParser((ProbeArguments,)).parse_args_and_config()
     opened = open_run(Path(args.run))
@@ -103,6 +146,8 @@ def main() -> None:
         full = (decisions.slate >= 0).all(1)
         logged = torch.from_numpy(whole).long()
         console.print(fool(args, opened, model, states[torch.from_numpy(full)], logged))
+        if args.moments:
+            console.print(agree(args, opened))
 
 
 if __name__ == "__main__":

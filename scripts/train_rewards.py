@@ -2,20 +2,24 @@
 
     accelerate launch scripts/train_rewards.py --config scripts/configs/train_rewards.yaml
     python scripts/train_rewards.py --run runs/demo --name click
+    torchrun --nproc_per_node 2 scripts/train_rewards.py --run runs/demo    # the same losses on two ranks
 
 Labels that matured by the cut train it; later ones calibrate and judge it. quality.json says how well each head does
-beside the baselines, what the slate was found to do, and where the seconds went.
+beside the baselines, what the slate was found to do, and where the seconds went. While it trains, checkpoints and the
+losses that `tensorboard --logdir` shows are in runs/<name>/rewards/.<name>.training; an interrupted run goes on there.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from rich.table import Table
 from trl import TrlParser
@@ -25,7 +29,7 @@ from data.errors import InputError, exit_on_input_error
 from data.outcomes import read_outcomes
 from rewards.baselines import BASELINES
 from rewards.crossfit import CLICK, RewardSettings, train_rewards
-from rewards.model import FORMAT
+from rewards.model import FORMAT, RewardModel
 from scripts.opened import open_run
 
 NAMES = {"midterm": None, "click": CLICK}
@@ -67,14 +71,10 @@ def stage(args: RewardArguments) -> bool:
     if not (folder / "outcomes").is_dir():
         raise InputError(f"{folder} has no outcomes/: run scripts/build_outcomes.py first, or give another --run")
     accelerator = Accelerator(cpu=True)
-    if accelerator.num_processes > 1:
-        fix = "launch it with --num_processes 1"
-        raise InputError(
-            f"rewards: {accelerator.num_processes} processes, but the halves of one log train in one: {fix}"
-        )
     run = open_run(folder)
+    along = folder / "rewards" / f".{args.name}.training"
 
-    def make(temporary: Path) -> None:
+    def trained() -> tuple[RewardModel, dict[str, Any], Mapping[str, str]]:
         labels = read_outcomes(folder / "outcomes")
         model, quality = train_rewards(
             run.histories,
@@ -86,19 +86,37 @@ def stage(args: RewardArguments) -> bool:
             args.seed,
             run.store.users(),
             accelerator,
+            along,
         )
-        quality["left_out"] = dict(labels.left_out)
+        return model, quality, labels.left_out
+
+    if not accelerator.is_main_process:
+        # The first rank looks whether there is anything to train, and the others train along if so.
+        if broadcast_object_list([None])[0]:
+            trained()
+        return False
+    needed = []
+
+    def make(temporary: Path) -> None:
+        needed.append(broadcast_object_list([True]))
+        model, quality, left_out = trained()
+        quality["left_out"] = dict(left_out)
         quality.pop("seconds")  # the same seed writes the same bytes; the manifest has the time
         model.save(temporary)
         (temporary / "quality.json").write_text(json.dumps(quality, indent=1) + "\n")
 
-    return build(
+    made = build(
         folder / "rewards" / args.name,
         config=asdict(settings) | {"model_format": FORMAT},
         inputs=[*run.inputs, folder / "outcomes"],
         seed=args.seed,
         make=make,
     )
+    if not needed:
+        broadcast_object_list([False])
+    for left in along.glob("*.safetensors"):
+        left.unlink()
+    return made
 
 
 def table_of(heads: Mapping[str, Any]) -> Table:
@@ -127,6 +145,8 @@ def table_of(heads: Mapping[str, Any]) -> Table:
 def main() -> None:
     (args,) = TrlParser((RewardArguments,)).parse_args_and_config()
     stage(args)
+    if int(os.environ.get("RANK", "0")):
+        return
     quality = json.loads((Path(args.run) / "rewards" / args.name / "quality.json").read_text())
     Console(width=max(Console().width, 160)).print(table_of(quality["heads"]))
 

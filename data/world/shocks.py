@@ -36,6 +36,7 @@ class Purpose(IntEnum):
     CONVERT = 27
     OPPORTUNITY = 30
     ANSWER = 31
+    SHOWN = 40
 
 
 def generator(seed: int, step: int, purpose: Purpose) -> np.random.Generator:

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -104,6 +105,27 @@ class World:
         other.rounds = []
         other.mailroom = None if self.mailroom is None else self.mailroom.branch()
         other._visits, other._mail = None, None
+        return other
+
+    def gathered(self, rows: NDArray[np.integer], seed: int) -> World:
+        """A world of this slot's visitors `rows` (places in `observe().listeners`, each as often as named) and nobody
+        else, as they open the app: what they were shown before stays, their luck from now on is drawn from `seed`.
+
+        Nobody is sent messages in it.
+        """
+        assert not self._mail_is_open(), "messages come first: act on them"
+        self.observe()
+        visits, other = self._visits, self.branch()
+        assert visits is not None
+        assert visits.contexts.moment is not None
+        who, everybody = visits.points.listeners[rows], len(self.listeners)
+        other.listener_seed, other.mailroom = seed, None
+        other.listeners, other.state = _of(self.listeners, who, everybody), _of(other.state, who, everybody)
+        here, came = visits.contexts, len(visits.points.listeners)
+        said = [here.steer[row] for row in rows.tolist()]
+        contexts = replace(_of(here, rows, came), steer=said, moment=_of(here.moment, rows, came))
+        points = SlatePoints(np.arange(len(rows), dtype=np.int32), contexts)
+        other._visits = _Visits(points, contexts, visits.hours_off[rows], None)
         return other
 
     @property
@@ -407,6 +429,13 @@ class World:
         if name not in policies:
             raise InputError(f"world: no message policy {name!r}: choose one of {', '.join(policies)}")
         return policies[name]
+
+
+def _of(table: Any, rows: NDArray[np.integer], size: int) -> Any:
+    """The same dataclass with the rows `rows` of its arrays of `size` rows; what is no such array stays."""
+    arrays = {field.name: getattr(table, field.name) for field in fields(table)}
+    taken = {name: a[rows].copy() for name, a in arrays.items() if isinstance(a, np.ndarray) and len(a) == size}
+    return replace(table, **taken)
 
 
 def lived_in(settings: WorldSettings, seed: int, days: int, listener_seed: int | None = None) -> World:

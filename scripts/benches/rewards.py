@@ -77,7 +77,7 @@ def _untrained(listeners: int, past: int, items: int) -> tuple[RewardModel, Hist
     )
     labels = tuple(resolve(name, 5) for name in ("returned_1d", "returned_7d", "active_days_28", "habit_28", "plays"))
     channels = Channels(tuple(range(4)))
-    shape = Shape(TrunkSettings(), labels, bins=8, slate_size=5, classes=1 + len(channels.codes))
+    shape = Shape(TrunkSettings(), labels, bins=8, slate_size=5, classes=1 + len(channels.codes), directions=16)
     content = torch.from_numpy(rng.standard_normal((items, shape.trunk.content)).astype(np.float32))
     reference = torch.arange(AdvantageSettings().reference)
     share = torch.full((len(reference),), -float(np.log(len(reference))))

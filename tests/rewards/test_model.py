@@ -18,7 +18,7 @@ def _slates(count: int, candidates: int, seed: int = 0) -> torch.Tensor:
 def test_saved_and_loaded_it_says_the_same(confounded: Trained, tmp_path: Path) -> None:
     confounded.model.save(tmp_path / "m")
     loaded = RewardModel.load(tmp_path / "m")
-    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["model.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["model.json", "model.safetensors", "trees.json"]
     log = confounded.log
     states = loaded.encode(log.histories, log.decisions.take(np.arange(100)))
     torch.testing.assert_close(states, confounded.states[:100], atol=1e-5, rtol=1e-4)

@@ -1,0 +1,239 @@
+"""The last word on what will happen: boosted trees that start from the network and learn from yesterday as well.
+
+A label of a week is known a week late. In a log that drifts, what has closed is about those who came first, and a head
+that is calibrated on it promises the listeners of today what those of last month did. But a window that is open says
+something every day: who came yesterday, who has not come for three days. So a label is taken apart into periods (the
+days of a return curve, the days and weeks of a count), each known as soon as it has passed, and one model foretells a
+period of a decision from what was known then, on all periods that have passed (the person-period form of a
+discrete-time hazard: Singer & Willett, 1993; Tutz & Schmid, 2016, ch. 3). Return curves and expected counts are read
+off it, so they stay monotone in the days and within their range.
+
+The trees start at the network's log-odds (an offset) of the network that has not seen the listener, and have the
+counting features of the tabular baseline beside them: what the sequence does not add, they can take back. Last, one
+number per family sets the level of the trees right on the periods that ended in the last week.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+# LightGBM asks for libgomp.so.1, which a bare machine may lack and the torch wheel carries: torch goes first.
+import torch  # noqa: F401
+
+# isort: split
+import lightgbm
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from rewards.baselines import TREES
+from rewards.calibration import logit
+from rewards.heads import Label, is_return
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+RETURN, ACTIVE, HABIT = "return", "active", "habit"
+# Days of a period, both ends included: daily in the first week, weekly after it.
+_LATER = ((8, 14), (15, 21), (22, 28))
+RETURN_PERIODS = (*((day, day) for day in range(8)), *_LATER)
+ACTIVE_PERIODS = (*((day, day) for day in range(1, 8)), *_LATER)
+HABIT_PERIODS = ((1, 7), *_LATER)
+HABIT_DAYS = 3
+MOST_PERIODS = 120_000
+FEWEST_PERIODS = 2_000
+ROUNDS = 120
+AGREED_SHARE = 0.98
+LATELY_DAYS = 7  # a whole week, because weekdays differ
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """What the network says of D decisions: hazard (D, bins) of a return by day, share (D, labels) of every label."""
+
+    hazard: Floats
+    share: Floats
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Trees by family (return, active, habit) as LightGBM's text; none for a family that the log does not carry.
+    shift: what is added to their log-odds."""
+
+    trees: Mapping[str, str]
+    shift: Mapping[str, float]
+
+    def shares(self, labels: Sequence[Label], features: NDArray[np.floating], net: Foretold) -> dict[str, Floats]:
+        """Share (D,) of the labels that it has trees for; features (D, F) as `rewards.recency` gives them."""
+        found: dict[str, Floats] = {}
+        if RETURN in self.trees:
+            curve = self.return_curve(features, net)
+            found |= {label.name: curve[:, label.days] for label in labels if is_return(label.name)}
+        for family, periods in ((ACTIVE, ACTIVE_PERIODS), (HABIT, HABIT_PERIODS)):
+            wanted = [label for label in labels if family_of(label) == family and family in self.trees]
+            if wanted:
+                kept = within(periods, max(label.days for label in wanted))
+                by_period = self._foretell(family, kept, labels, features, net)
+                sizes = np.array([end - start + 1 for start, end in kept])
+                for label in wanted:
+                    inside = len(within(kept, label.days))
+                    found[label.name] = by_period[:, :inside] @ sizes[:inside] / sizes[:inside].sum()
+        return found
+
+    def return_curve(self, features: NDArray[np.floating], net: Foretold) -> Floats:
+        """Probability (D, bins) of having returned by the end of each day."""
+        bins = net.hazard.shape[1]
+        periods = within(RETURN_PERIODS, bins - 1)
+        hazard = self._foretell(RETURN, periods, (), features, net)
+        stays = np.ones(len(features))
+        curve = np.empty((len(features), bins))
+        for column, (start, end) in enumerate(periods):
+            for day in range(start, end + 1):
+                # Within a period the hazard is even.
+                curve[:, day] = 1.0 - stays * (1.0 - hazard[:, column]) ** ((day - start + 1) / (end - start + 1))
+            stays = stays * (1.0 - hazard[:, column])
+        return curve
+
+    def _foretell(
+        self,
+        family: str,
+        periods: Sequence[tuple[int, int]],
+        labels: Sequence[Label],
+        features: NDArray[np.floating],
+        net: Foretold,
+    ) -> Floats:
+        trees = lightgbm.Booster(model_str=self.trees[family])
+        start = offsets(family, periods, labels, net)
+        found = np.empty(start.shape)
+        for column in range(len(periods)):
+            design = _design(features, start[:, column], periods[column])
+            beyond = np.asarray(trees.predict(design, raw_score=True, num_threads=1))
+            found[:, column] = expit(start[:, column] + beyond + self.shift[family])
+        return found
+
+
+def family_of(label: Label) -> str:
+    """Which trees foretell a label; empty: none do."""
+    if is_return(label.name):
+        return RETURN
+    return {"active_days": ACTIVE, "habit": HABIT}.get(label.name.rsplit("_", 1)[0], "")
+
+
+def within(periods: Sequence[tuple[int, int]], days: int) -> list[tuple[int, int]]:
+    """The periods that end within so many days."""
+    return [(start, end) for start, end in periods if end <= days]
+
+
+def offsets(family: str, periods: Sequence[tuple[int, int]], labels: Sequence[Label], net: Foretold) -> Floats:
+    """The network's log-odds (D, periods) of each period: of a return in it, or of the share of its days."""
+    if family == RETURN:
+        stays = np.log1p(-np.clip(net.hazard, 1e-6, 1 - 1e-6))
+        return np.stack([logit(-np.expm1(stays[:, start : end + 1].sum(1))) for start, end in periods], axis=1)
+    # A period that lies beyond a label's window is said by the longest label there is.
+    ours = sorted((label.days, column) for column, label in enumerate(labels) if family_of(label) == family)
+    columns = [next((column for days, column in ours if days >= end), ours[-1][1]) for _, end in periods]
+    return np.stack([logit(net.share[:, column]) for column in columns], axis=1)
+
+
+def fit_stack(
+    labels: Sequence[Label],
+    features: NDArray[np.floating],
+    net: Foretold,
+    periods_seen: Mapping[str, Floats],
+    day: NDArray[np.int64],
+    seed: int,
+) -> Stack:
+    """Trees of each family from the periods that have passed.
+
+    net: by the network that has not seen the listener. periods_seen: family -> (D, periods) of what happened, NaN where
+    a period has not passed or, in a return curve, the listener was back before it (see `passed`). day (D,): local day
+    of the decision.
+    """
+    trees: dict[str, str] = {}
+    shift: dict[str, float] = {}
+    for family, all_periods in ((RETURN, RETURN_PERIODS), (ACTIVE, ACTIVE_PERIODS), (HABIT, HABIT_PERIODS)):
+        ours = [label for label in labels if family_of(label) == family]
+        if not ours or family not in periods_seen:
+            continue
+        periods = within(all_periods, max(label.days for label in ours))
+        happened = periods_seen[family][:, : len(periods)]
+        row, column = np.nonzero(~np.isnan(happened))
+        rng = np.random.default_rng(seed)
+        if len(row) > MOST_PERIODS:
+            drawn = np.sort(rng.choice(len(row), MOST_PERIODS, replace=False))
+            row, column = row[drawn], column[drawn]
+        y = happened[row, column]
+        if len(y) < FEWEST_PERIODS or np.all(y == y[0]):
+            continue
+        start = offsets(family, periods, labels, net)[row, column]
+        ends = np.array(periods)[column]
+        design = np.concatenate([features[row], start[:, None], ends[:, :1]], axis=1)
+        data = lightgbm.Dataset(design, label=y, init_score=start)
+        model = lightgbm.train(dict(TREES) | {"seed": seed, "boost_from_average": False}, data, num_boost_round=ROUNDS)
+        trees[family] = model.model_to_string()
+        ended = day[row] + ends[:, 1]
+        lately = ended > ended.max() - LATELY_DAYS
+        told = start[lately] + np.asarray(model.predict(design[lately], raw_score=True, num_threads=1))
+        shift[family] = _level(told, y[lately])
+    return Stack(trees, shift)
+
+
+def _level(told: Floats, happened: Floats) -> float:
+    """What to add to log-odds (n,) so that they say as much as happened (n,); Newton, with a prior worth 20 rows."""
+    shift = 0.0
+    for _ in range(25):
+        share = expit(told + shift)
+        slope = float((share * (1 - share)).sum()) + 20.0 * 0.25
+        shift += (float((happened - share).sum()) - 20.0 * 0.25 * shift) / slope
+    return shift
+
+
+def passed(aligned: pl.DataFrame, moment: int, return_day: NDArray[np.int64], returned: Bools) -> dict[str, Floats]:
+    """What happened in each period of D decisions, as far as it was known at `moment` (us): family -> (D, periods).
+
+    aligned: outcomes in the decisions' order, null where there are none. return_day and returned as in
+    `rewards.heads.Targets`, at that moment. A day of a listener on which a decision was made is an active one.
+    """
+    day = aligned["local_day"].cast(pl.Int32).cast(pl.Int64).fill_null(-1).to_numpy()
+    user = aligned["user_id"].fill_null("").rank("dense").cast(pl.Int64).to_numpy()
+    closes = aligned["matured_1d"].cast(pl.Int64).to_numpy().astype(np.float64)
+    there = day >= 0
+    known = np.where(there, np.floor((moment - np.nan_to_num(closes)) / 86_400e6) + 1, 0.0)  # whole days seen after
+    made = aligned["time"].cast(pl.Int64).to_numpy().astype(np.float64)
+    span = np.int64(1 << 20)
+    active = np.unique((user * span + day)[there & (np.nan_to_num(made, nan=np.inf) <= moment)])
+    days = np.arange(1, 29)
+    wanted = (user * span + day)[:, None] + days
+    at = np.minimum(np.searchsorted(active, wanted), max(len(active) - 1, 0))
+    trace = (active[at] == wanted) if len(active) else np.zeros(wanted.shape, np.bool_)
+    found: dict[str, Floats] = {}
+    for family, periods in ((ACTIVE, ACTIVE_PERIODS), (HABIT, HABIT_PERIODS)):
+        columns = []
+        for start, end in periods:
+            count = trace[:, start - 1 : end].sum(1)
+            share = (count >= HABIT_DAYS) if family == HABIT else count / (end - start + 1)
+            columns.append(np.where(there & (known >= end), share, np.nan))
+        found[family] = np.stack(columns, axis=1).astype(np.float64)
+    if not _counts_days(aligned, trace):
+        found = {}
+    columns = []
+    for start, end in RETURN_PERIODS:
+        # Only periods that are over: those back early are known sooner than those who stay away.
+        over = there & (known >= end)
+        back = over & returned & (return_day >= start) & (return_day <= end)
+        away = over & (return_day > end)
+        columns.append(np.where(back, 1.0, np.where(away, 0.0, np.nan)))
+    found[RETURN] = np.stack(columns, axis=1)
+    return found
+
+
+def _counts_days(aligned: pl.DataFrame, trace: Bools) -> bool:
+    """Whether days with a decision are the log's active days: not so where people come without being shown a slate."""
+    label = aligned["active_days_7"].cast(pl.Float64).to_numpy()
+    closed = ~np.isnan(label)
+    return bool(closed.any()) and float(np.mean(trace[closed, :7].sum(1) == label[closed])) >= AGREED_SHARE
+
+
+def _design(features: NDArray[np.floating], start: Floats, period: tuple[int, int]) -> NDArray[Any]:
+    return np.concatenate([features, start[:, None], np.full((len(features), 1), period[0])], axis=1)

@@ -1,0 +1,74 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from rewards.heads import resolve
+from rewards.stack import ACTIVE, RETURN, Foretold, fit_stack, passed
+
+DAY = 86_400_000_000
+LABELS = tuple(resolve(name, 3) for name in ("returned_1d", "returned_7d", "active_days_7"))
+
+
+def _daily(users: int, days: int, rate: np.ndarray, seed: int) -> tuple[pl.DataFrame, np.ndarray, np.ndarray, int]:
+    """Users (U,) who come each of `days` days with a chance (days,) that changes, one decision a day they come, and
+    what is known of their returns at the end."""
+    rng = np.random.default_rng(seed)
+    came = rng.random((users, days)) < rate
+    user, day = np.nonzero(came)
+    after = np.concatenate([user[1:] == user[:-1], [False]])
+    gap = np.where(after, np.concatenate([day[1:], [0]]) - day, days - day)
+    upto = np.concatenate([np.zeros((users, 1)), np.cumsum(came, axis=1)], axis=1)
+    closed = day + 7 < days
+    active = np.where(closed, upto[user, np.minimum(day + 8, days)] - upto[user, day + 1], np.nan)
+    frame = pl.DataFrame(
+        {
+            "user_id": [f"u{u}" for u in user],
+            "local_day": pl.Series(day.astype(np.int32)).cast(pl.Date),
+            "time": (day + 0.5) * DAY,
+            "matured_1d": (day + 2.0) * DAY,
+            "active_days_7": active,
+        }
+    )
+    frame = frame.with_columns(pl.col("active_days_7").fill_nan(None))
+    return frame, np.maximum(gap, 0).astype(np.int64), after, days * DAY
+
+
+def test_only_periods_that_are_over_count_whoever_was_back_early() -> None:
+    frame, gap, back, end = _daily(300, 20, np.full(20, 0.3), 0)
+    seen = passed(frame, end, gap, back)
+    day = frame["local_day"].cast(pl.Int32).to_numpy()
+    for column in range(1, 8):
+        known = ~np.isnan(seen[ACTIVE][:, column - 1])
+        np.testing.assert_array_equal(known, day + column < 20)
+        at_risk = ~np.isnan(seen[RETURN][:, column])
+        assert (day[at_risk] + column < 20).all()
+        assert seen[RETURN][at_risk, column].mean() == pytest.approx(0.3, abs=0.05), "the hazard, at every day"
+    weekly = ~np.isnan(seen[RETURN][:, 8])
+    assert (day[weekly] + 14 < 20).all(), "a week in which somebody is back counts when it is over, not before"
+
+
+def test_recent_open_windows_mend_what_closed_ones_say_of_yesterday() -> None:
+    # People come half as often from the twelfth day on; the network has learned before, and so have closed windows.
+    rate = np.where(np.arange(20) < 12, 0.6, 0.3)
+    frame, gap, back, end = _daily(2000, 20, rate, 1)
+    rows = frame.height
+    features = frame["local_day"].cast(pl.Int32).to_numpy()[:, None].astype(np.float64)
+    net = Foretold(
+        np.full((rows, 8), 0.6), np.column_stack([np.full(rows, 0.6), np.full(rows, 0.99), np.full(rows, 0.6)])
+    )
+    stack = fit_stack(LABELS, features, net, passed(frame, end, gap, back), features[:, 0].astype(np.int64), seed=0)
+    share = stack.shares(LABELS, features, net)
+    late = features[:, 0] >= 17  # a window of a week is closed for none of them
+    assert share["returned_1d"][late].mean() == pytest.approx(1 - 0.7 * 0.99, abs=0.06)
+    assert share["active_days_7"][late].mean() < 0.45
+    curve = stack.return_curve(features, net)
+    assert (np.diff(curve, axis=1) >= 0).all()
+    assert curve.max() <= 1.0
+    np.testing.assert_allclose(share["returned_7d"], curve[:, 7])
+
+
+def test_days_are_not_read_off_decisions_where_people_come_without_one() -> None:
+    frame, gap, back, end = _daily(300, 20, np.full(20, 0.3), 2)
+    more = frame.with_columns(pl.col("active_days_7") + 1)
+    assert set(passed(frame, end, gap, back)) == {"return", "active", "habit"}
+    assert set(passed(more, end, gap, back)) == {"return"}
