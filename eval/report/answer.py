@@ -14,6 +14,7 @@ from eval.report.metrics import baseline, interval, is_candidate, metric, number
 HEADLINE = "active_days_28"
 TAP = "plays_per_session"
 PEOPLE = 1000
+HEAVY_TAIL = 0.7  # Pareto k above which the spread that is seen is not the spread there is (Vehtari et al. 2024)
 
 Report = Mapping[str, Any]
 Answer = dict[str, object]
@@ -32,7 +33,7 @@ def answer(report: Report, candidate: str | None = None) -> Answer:
     supported = {}
     for policy, estimates in report.get("ope", {}).items():
         found = first_supported(estimates)
-        if found is not None:
+        if found is not None and not failed_checks(report, policy):
             supported[policy] = found
     name = chosen({policy: found["diff_lo"] for policy, found in supported.items()}, candidate)
     if name is not None:
@@ -162,8 +163,39 @@ def of_off_policy(report: Report, name: str, found: Report) -> Answer:
             f"rounds, intervals clustered by listener. It takes for granted that {found['assumption']}. Run an "
             "experiment before you trust it with everybody.",
         ),
+        *doubts(report, name),
     ]
     return {"headline": headline, "verdict": verdict, "policy": name, "points": points}
+
+
+def doubts(report: Report, name: str) -> list[dict[str, str]]:
+    """What the interval does not know: a heavy tail of weights, and propensities that are somebody's word."""
+    found, about = [], report["ope_about"]
+    k = about["support"][name]["pareto_k"]
+    if k is not None and k > HEAVY_TAIL:
+        says = f"a few rounds carry much of the weight (tail k {number(k, 2)}, above {HEAVY_TAIL:g}): the interval is "
+        found.append(point("Where it may be wrong", f"{says}likely too narrow."))
+    doubt = about.get("sensitivity", {}).get(name)
+    if doubt is not None:
+        tips, most = doubt["tips_at"], max(bound["gamma"] for bound in doubt["bounds"])
+        says = (
+            "the log's probabilities were not written down when it was made, so something that nobody logged may have "
+        )
+        says += "moved both slate and outcome. "
+        if tips is None:
+            says += f"The difference keeps its sign while the odds are off by up to a factor of {most:g}"
+        elif tips == 1:
+            says += "The difference has no sign to lose, even if they are right"
+        else:
+            says += f"The difference loses its sign where the odds are off by a factor of {tips:g}"
+        found.append(point("If the probabilities are wrong", f"{says}."))
+    return found
+
+
+def failed_checks(report: Report, policy: str) -> list[str]:
+    """The checks that a policy's values failed, by name: then no value of it is quoted."""
+    made = report.get("ope_about", {}).get("checks", {}).get(policy, [])
+    return [check["name"] for check in made if not check["passed"]]
 
 
 def of_log(report: Report) -> Answer:
@@ -221,6 +253,11 @@ def refused(report: Report) -> list[str]:
         return []
     found = report.get("ope_about", {}).get("support", {})
     reasons = [
+        f"{policy_style(name).label}: its values fail a check ({', '.join(failed)}), so they are not to be trusted."
+        for name in found
+        if (failed := failed_checks(report, name))
+    ]
+    reasons += [
         f"{policy_style(name).label}: {s['refused']}."
         for name, s in found.items()
         if s["refused"] and name != "logging"
