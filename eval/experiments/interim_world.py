@@ -54,7 +54,7 @@ class StudySettings:
     listeners: int = 1_000
     assignments: int = 5
     read_on: tuple[int, ...] = (1, 2, 3, 5, 7, 10, 14, 21, 28)
-    early_reward: SurrogateSettings = field(default_factory=lambda: SurrogateSettings(steps=600))
+    early_reward: SurrogateSettings = field(default_factory=lambda: SurrogateSettings(steps=600, rows=512))
 
     def __post_init__(self) -> None:
         if self.world not in PRESETS:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eval.estimators import ESTIMATORS
-from eval.report.metrics import baseline, interval, is_candidate, metric, number, percent, policy_style, written
+from eval.report.metrics import baseline, interval, is_candidate, metric, number, percent, policy_style, signed, written
 
 HEADLINE = "active_days_28"
 TAP = "plays_per_session"
@@ -154,9 +154,9 @@ def of_off_policy(report: Report, name: str, found: Report) -> Answer:
         f"{number(found['value'] - found['diff'])}. Do not ship it.",
         "unclear": f"This log does not show that {label} would change {reward}.",
     }[verdict]
-    low, high = number(found["diff_lo"]), number(found["diff_hi"])
+    diff, low, high = (signed(number(found[name])) for name in ("diff", "diff_lo", "diff_hi"))
     points = [
-        point("How sure", f"{number(found['diff'])} against the logging policy, 95% interval {low} to {high}."),
+        point("How sure", f"{diff} against the logging policy, 95% interval {low} to {high}."),
         point(
             "Why believe it",
             f"{found['estimator']} on logged slates with known probabilities, {number(round(found['ess']))} effective "

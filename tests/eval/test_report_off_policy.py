@@ -10,7 +10,7 @@ from eval.off_policy import OffPolicySettings, off_policy_value
 from eval.report import render, report_numbers
 from eval.report.answer import answer
 from eval.report.inputs import OffPolicySection, ReportInputs
-from eval.report.metrics import number
+from eval.report.metrics import number, signed
 from eval.rounds import LoggedRounds
 from eval.sensitivity import sensitivity
 
@@ -50,4 +50,4 @@ def test_what_the_interval_does_not_know_is_said_and_shown() -> None:
     assert "<td>light</td>" in page and "supported" in page
     assert "12 decisions with no propensity." in page
     for bound in report["ope_about"]["sensitivity"]["ppo"]["bounds"]:
-        assert f"{number(bound['lo'])} to {number(bound['hi'])}" in page
+        assert f"{signed(number(bound['lo']))} to {signed(number(bound['hi']))}" in page

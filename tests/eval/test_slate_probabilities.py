@@ -20,7 +20,7 @@ from data.world.policies import plackett_luce_log_probability
 from eval.intervals import Interval, mean_interval
 from eval.report import make_report
 from eval.report.inputs import ReportInputs
-from eval.report.metrics import number
+from eval.report.metrics import number, signed
 from eval.slate_probabilities import EXPERIENCE, off_policy_of_log, outcome_to_value, read_slate_probabilities
 from eval.slates import plackett_luce_positions
 from scripts.log_report import LogReportArguments, log_report
@@ -127,7 +127,7 @@ def test_propensities_that_are_somebodys_word_come_with_a_doubt(logged: Logged, 
     assert report["ope_about"]["sensitivity"]["bolder"]["bounds"][-1]["most"] == pytest.approx(bounds[-1].most)
     assert any(point["what"] == "If the probabilities are wrong" for point in report["answer"]["points"])
     text = (page / "index.html").read_text()
-    assert f"{number(bounds[-1].least)} to {number(bounds[-1].most)}" in text
+    assert f"{signed(number(bounds[-1].least))} to {signed(number(bounds[-1].most))}" in text
     assert "support by segment of listeners" in text
 
 
