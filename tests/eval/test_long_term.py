@@ -89,6 +89,19 @@ def test_the_long_term_world_is_the_published_one(share: float, logging: float, 
     assert world.p_new.sum(axis=1) == pytest.approx(np.ones(1000))
 
 
+@pytest.mark.parametrize(
+    ("share", "ips", "experiment"), [(0.0, 0.194, 0.057), (0.5, 0.188, 0.060), (1.0, 0.180, 0.059)]
+)
+def test_unbiased_methods_err_there_as_much_as_was_published(share: float, ips: float, experiment: float) -> None:
+    """Their mean squared errors are variances and known without a draw; the published ones are of 100 draws."""
+    world = LongTermWorld(share)
+    squares = world.mean**2 + 5.0**2
+    of_ips = (world.p_new**2 / world.p_log * squares).sum(axis=1).mean() - world.truth**2
+    of_experiment = (world.p_new * squares).sum(axis=1).mean() - world.truth**2
+    assert of_ips / 500 == pytest.approx(ips, abs=0.026)  # one standard error of the published figure
+    assert of_experiment / 500 == pytest.approx(experiment, abs=0.01)
+
+
 def test_logs_of_the_long_term_world_have_its_policies_and_means() -> None:
     world, rng = LongTermWorld(0.5), np.random.default_rng(0)
     new, log = world.draw(rng, 40_000, new=True), world.draw(rng, 40_000)
