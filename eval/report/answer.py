@@ -82,12 +82,13 @@ def of_world(report: Report, name: str) -> Answer:
     if returned:
         points.append(
             point(
-                "People",
+                "Coming back",
                 f"visits followed by another within 7 days: {written('returned_7d', returned['diff'], True)} "
                 f"({interval('returned_7d', returned['lo'], returned['hi'], True)}).",
             )
         )
     points.append(point("What it costs in clicks", cost_in_clicks(world, name)))
+    points += cost_in_variety(report, name)
     if name in world.get("gap_closed", {}):
         closed = world["gap_closed"][name]
         points.append(
@@ -130,6 +131,21 @@ def cost_in_clicks(world: Report, name: str) -> str:
             f"{written(HEADLINE, twin[HEADLINE]['diff'], True)} active days"
         )
     return words + "."
+
+
+def cost_in_variety(report: Report, name: str) -> list[dict[str, str]]:
+    """How many items are shown, as if equally often, beside today's: a gain that narrows the catalog has that price."""
+    shown = report.get("exposure", {})
+    ours, today = (shown.get(policy, {}).get("effective_items") for policy in (name, "logging"))
+    if not ours or not today:
+        return []
+    says = f"its showings are as varied as {number(ours)} items shown equally often, today's as {number(today)}."
+    by_tenth = report.get("fairness", {}).get("by_tenth", {})
+    if name in by_tenth and "logging" in by_tenth:
+        first, now = by_tenth[name][0], by_tenth["logging"][0]
+        says += f" The most taken tenth of {report['fairness']['ranked']} gets {percent(first, 0)} of them, today "
+        says += f"{percent(now, 0)}."
+    return [point("What it costs in variety", says)]
 
 
 def seeds_words(gap: Report) -> str:
