@@ -164,7 +164,7 @@ def ranking_section(judged: Judged, cases: int, seed: int) -> RankingSection:
         known = contexts(judged.histories, targets, spoken.settings.history_length)
         rankers[name] = top_items(spoken, known, most)
     results = evaluate_ranking(rankers, targets, settings)
-    return RankingSection(results=results, about=f"the next item taken after the cut, {len(targets):,} times")
+    return RankingSection(results=results, about="The next item that a listener took after the cut.")
 
 
 def off_policy_section(
