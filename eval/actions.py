@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 
 from data.errors import InputError
 from eval.intervals import Floats
-from eval.rounds import LoggedRounds
-
-SUM_SLACK = 1e-4  # probabilities may be float32
+from eval.rounds import SUM_SLACK, LoggedRounds
 
 
 @dataclass(frozen=True)
@@ -43,17 +41,19 @@ def action_rounds(
     (Saito & Joachims 2022). Either needs p_log of every action. Raises InputError on probabilities that do not
     sum to one, negative or NaN, on actions outside [0, A) and on shapes that do not fit.
     """
-    n, actions = block.p_new.shape
     _distribution(block.p_new, "p_new")
+    n, actions = block.p_new.shape
     chosen = np.asarray(block.action)
     wrong = np.flatnonzero((chosen < 0) | (chosen >= actions))
-    if chosen.shape != (n,) or wrong.size:
-        said = f"{chosen[wrong[0]]} in row {wrong[0]}" if wrong.size else f"shape {chosen.shape}"
+    if chosen.shape != (n,) or wrong.size or chosen.dtype.kind not in "iu":
+        said = f"{chosen[wrong[0]]} in row {wrong[0]}" if wrong.size else f"{chosen.dtype}, shape {chosen.shape}"
         raise InputError(f"action: {said}; one of 0..{actions - 1} is due for each of {n} rounds")
     row = np.arange(n)
     every = block.p_log.ndim == 2
     if every:
         _distribution(block.p_log, "p_log", (n, actions))
+    elif float(np.min(block.p_log, initial=1.0)) < 0:
+        raise InputError(f"p_log: a probability of {np.min(block.p_log):.3g} is below 0")
     logged = np.asarray(block.p_log[row, chosen] if every else block.p_log, dtype=np.float64)
     off_support = weight = q = v = None
     if every:
@@ -72,8 +72,8 @@ def action_rounds(
     with np.errstate(divide="ignore"):
         log_p_log, log_p_new = np.log(logged), np.log(np.asarray(block.p_new[row, chosen], dtype=np.float64))
     return LoggedRounds(
-        np.minimum(log_p_log, 0.0),
-        np.minimum(log_p_new, 0.0),
+        log_p_log,
+        log_p_new,
         np.asarray(block.reward),
         np.asarray(block.user),
         q,
@@ -92,7 +92,7 @@ def _distribution(p: NDArray[np.floating], name: str, shape: tuple[int, int] | N
         raise InputError(
             f"{name}: the probabilities of row {wrong[0]} sum to {totals[wrong[0]]:.6g}, not to 1 over actions"
         )
-    if float(p.min()) < 0:
+    if float(p.min(initial=0.0)) < 0:
         raise InputError(f"{name}: a probability of {p.min():.3g} in row {int(p.min(axis=1).argmin())} is below 0")
 
 

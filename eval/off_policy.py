@@ -30,14 +30,16 @@ from eval.intervals import (
     from_shares,
     ratios_of_sums,
 )
-from eval.rounds import BLOCK_ROWS, Columns, LoggedRounds, checked_columns, of_length
+from eval.rounds import BLOCK_ROWS, SUM_SLACK, Columns, LoggedRounds, checked_columns, of_length
 from eval.slope import slope
 from eval.support import Support, SupportSettings, verdict, without_propensities
 from eval.user_sums import UserSums
 from eval.weights import WeightTally
 
 INTERVALS = ("asymptotic", "bootstrap", "bernstein")
+TUNED = tuple(name for name, estimator in ESTIMATORS.items() if estimator.grid)
 COUNT, REWARD = 0, 1  # the first two columns of every pass
+FEWEST_DRAWS = 40  # of a bootstrap: the 2.5% percentile of fewer is the least of them
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class OffPolicySettings:
     estimators: names, in order; those whose columns the rounds lack are left out. parameters: hyperparameters to fix
     by estimator; the others are chosen by SLOPE. interval: asymptotic (sandwich, Student's t), bootstrap (of users,
     percentile, `draws` draws from `seed`) or bernstein (holds for any number of users, wide).
+
+    Raises InputError for names that are not known, a parameter of an estimator that has none, one that is no positive
+    number, and too few draws.
     """
 
     estimators: tuple[str, ...] = tuple(ESTIMATORS)
@@ -55,6 +60,19 @@ class OffPolicySettings:
     draws: int = 1000
     seed: int = 0
     support: SupportSettings = field(default_factory=SupportSettings)
+
+    def __post_init__(self) -> None:
+        if self.interval not in INTERVALS:
+            raise InputError(f"interval {self.interval!r}: choose {', '.join(INTERVALS)}")
+        if self.draws < FEWEST_DRAWS:
+            raise InputError(f"draws: {self.draws}; an interval from a bootstrap takes {FEWEST_DRAWS} or more")
+        for name in self.estimators:
+            estimator_named(name)
+        for name, value in self.parameters.items():
+            if not estimator_named(name).grid:
+                raise InputError(f"parameters: {name} has none; those that have: {', '.join(TUNED)}")
+            if not value >= 0:
+                raise InputError(f"parameters: {name} is {value}; give a number that is not negative, or infinity")
 
 
 @dataclass(frozen=True)
@@ -112,7 +130,7 @@ class Pass:
         self.sums = UserSums()
         self.candidates: list[Candidate] = []
         self.weight_columns: dict[str, list[int]] = {}
-        self.outside = 0.0
+        self.outside: float | None = None
 
     def add(self, rounds: LoggedRounds, columns: Columns) -> None:
         """Counts a block in. Raises InputError where it lacks a column that the first block had."""
@@ -138,7 +156,10 @@ class Pass:
                 added.append(weights[:, place])
             self.weight_columns[family] = list(range(len(added) - len(tallies), len(added)))
         if rounds.off_support is not None:
-            self.outside += float(of_length(rounds.off_support, "off_support", n).sum())
+            outside = of_length(rounds.off_support, "off_support", n)
+            if not 0.0 <= outside.min() <= outside.max() <= 1.0 + SUM_SLACK:
+                raise InputError("off_support: a share of the new policy's mass lies between 0 and 1")
+            self.outside = (self.outside or 0.0) + float(outside.sum())
         self.sums.add(rounds.user, np.stack(added, axis=1))
 
     def grid(self, estimator: Estimator) -> Sequence[float | None]:
@@ -147,7 +168,7 @@ class Pass:
             return [self.settings.parameters[estimator.name]]
         return estimator.grid or [None]
 
-    def supports(self, table: Floats, outside_known: bool) -> dict[str, Support]:
+    def supports(self, table: Floats) -> dict[str, Support]:
         """The verdict on each family of weights, on its worst position where there are several.
 
         What the new policy does that logging never would is known of whole actions. Marginal weights ask less: an
@@ -155,7 +176,7 @@ class Pass:
         """
         found = {}
         for family, tallies in self.tallies.items():
-            outside = self.outside / self.sums.rounds if outside_known and family == "slate" else None
+            outside = None if self.outside is None or family != "slate" else self.outside / self.sums.rounds
             verdicts = [
                 verdict(tally, table[:, place], table[:, COUNT], self.settings.support, outside)
                 for tally, place in zip(tallies, self.weight_columns[family], strict=True)
@@ -178,7 +199,7 @@ def off_policy_value(rounds: LoggedRounds | Iterable[LoggedRounds], settings: Of
 
     rounds: the whole log, or blocks of it in any order; users may come back in later blocks. Estimators whose columns
     are missing are left out. Raises InputError on no rounds, columns of different lengths, NaN or infinite values,
-    log-probabilities above zero, and rounds of a single user.
+    log-probabilities above zero, rounds of a single user, and columns that only some of the blocks have.
     """
     blocks = in_blocks(rounds)
     first = next(blocks, None)
@@ -191,11 +212,13 @@ def off_policy_value(rounds: LoggedRounds | Iterable[LoggedRounds], settings: Of
     for block in blocks:
         columns = checked_columns(block)
         run = run or Pass(columns, settings)
+        if (block.off_support is None) != (first.off_support is None):
+            raise InputError("off_support: some blocks have it and some have not; give it of every round or of none")
         run.add(block, columns)
     assert run is not None
     _, table = run.sums.table()
     logging = _estimate(run, table, Candidate(estimator_named("ips"), None, (REWARD, COUNT)), float(run.sums.rounds))
-    supports = run.supports(table, first.off_support is not None)
+    supports = run.supports(table)
     estimates = {}
     for estimator in run.estimators:
         support = supports[estimator.family]
@@ -237,8 +260,6 @@ def _estimate(run: Pass, table: Floats, candidate: Candidate, ess: float, moved:
     moved: how far tuning took it from its untuned self, which is unbiased and noisy: the most that is known of its
     bias. The interval is widened by it, in quadrature, so that a value bought with bias is not sold as a sure one.
     """
-    if run.settings.interval not in INTERVALS:
-        raise InputError(f"interval {run.settings.interval!r}: choose {', '.join(INTERVALS)}")
     sums, logging = table[:, candidate.columns], table[:, (REWARD, COUNT)]
     value, shares = ratios_of_sums(sums)
     mean, own = ratios_of_sums(logging)
@@ -272,6 +293,8 @@ def _refused_without_propensities(blocks: Iterable[LoggedRounds], settings: OffP
     sums = UserSums()
     names: tuple[str, ...] = ()
     for block in blocks:
+        if block.with_propensities:
+            raise InputError("log_p_log: a later block has propensities, the first has none; leave out what has none")
         reward = finite(block.reward, "reward")
         sums.add(block.user, np.stack([np.ones(reward.size), reward], axis=1))
         q, v = (None if column is None else finite(column, "q, v") for column in (block.q, block.v))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -21,6 +22,7 @@ from eval.intervals import Floats, finite
 
 # Log-probabilities are sums of float32 log-softmaxes: a certain slate may come out a rounding above zero.
 LOG_PROBABILITY_SLACK = 1e-4
+SUM_SLACK = 1e-4  # that sums of float32 probabilities may be off from 1
 BLOCK_ROWS = 1 << 17
 
 Real = NDArray[np.floating]
@@ -132,10 +134,15 @@ def parquet_rounds(path: Path, rows: int = BLOCK_ROWS) -> Iterator[LoggedRounds]
     """Blocks of at most `rows` rounds from a Parquet file whose columns are named as in LoggedRounds.
 
     Columns of positions are lists of one length; `user` may be of any type. Memory holds one block. Raises InputError
-    where a column that every log needs is missing or a list has another length.
+    where there is no such file, a column that every log needs is missing, a user is null, a column holds no numbers or
+    a list has another length.
     """
     names = [field.name for field in fields(LoggedRounds)]
-    with pq.ParquetFile(path) as file:
+    try:
+        opened = pq.ParquetFile(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path}: no Parquet file ({str(error).splitlines()[0]}): check the path") from None
+    with opened as file:
         there = [name for name in names if name in file.schema_arrow.names]
         for name in ("log_p_new", "reward", "user"):
             if name not in there:
@@ -146,10 +153,16 @@ def parquet_rounds(path: Path, rows: int = BLOCK_ROWS) -> Iterator[LoggedRounds]
 
 
 def _array(column: Any, name: str, path: Path) -> NDArray[np.generic]:
-    values = column.to_numpy(zero_copy_only=False)
-    if values.dtype != object or name == "user":
-        return np.asarray(values).astype(str) if values.dtype == object else np.asarray(values)
-    lengths = {len(row) for row in values}
+    values = np.asarray(column.to_numpy(zero_copy_only=False))
+    if name == "user":
+        if column.null_count:
+            raise InputError(f"{path}: user is empty in {column.null_count} rows; every round needs its user")
+        return values.astype(str) if values.dtype == object else values
+    if values.dtype != object:
+        return values
+    lengths = {len(row) if isinstance(row, np.ndarray) else -1 for row in values}
+    if -1 in lengths:
+        raise InputError(f"{path}: {name} is {column.type}, in places empty or no numbers; slates' columns are lists")
     if len(lengths) > 1:
         raise InputError(f"{path}: {name} has lists of {sorted(lengths)} entries; slates must have one length")
     return np.stack(list(values))

@@ -23,7 +23,7 @@ from data.histories import Contexts, Decisions, Histories, contexts
 from data.outcomes import matured_at, read_outcomes
 from data.schema import ACTIONS
 from data.world import PRESETS, World, lived_in
-from eval.diagnostics import Check, placebo
+from eval.diagnostics import Check, overlap, placebo
 from eval.exposure import Exposure, of_slates
 from eval.fairness import (
     TENTHS,
@@ -54,10 +54,13 @@ from eval.rollout import Rollout, RolloutSettings, play
 from eval.rounds import LoggedRounds
 from eval.scorable import scorable
 from eval.slates import logged_by, plackett_luce_positions, plackett_luce_prefixes
+from eval.support import Support
 from policy.agent import LanguageModelPolicy, position_log_probs, slate_log_probs, top_items
 from policy.checkpoint import Speaker
 from rewards.model import RewardModel
 from rewards.pareto import sweep
+from rewards.recency import recency_features
+from rewards.segments import SEGMENTS, segments
 
 FEWEST_ROUNDS = 100
 POSITION_SAMPLES = 2  # slates drawn per decision for the probability of an item at a position
@@ -161,7 +164,7 @@ def ranking_section(judged: Judged, cases: int, seed: int) -> RankingSection:
         known = contexts(judged.histories, targets, spoken.settings.history_length)
         rankers[name] = top_items(spoken, known, most)
     results = evaluate_ranking(rankers, targets, settings)
-    return RankingSection(results=results, about=f"the next item taken after the cut, {len(targets):,} times")
+    return RankingSection(results=results, about="The next item that a listener took after the cut.")
 
 
 def off_policy_section(
@@ -196,6 +199,8 @@ def off_policy_section(
     q = base + reward.advantage(states, logged).mean[:, 0, column].numpy()
     values: dict[str, OffPolicyValue] = {}
     checks: dict[str, list[Check]] = {}
+    overlaps: dict[str, dict[str, Support]] = {}
+    segment = np.array(SEGMENTS)[segments(recency_features(judged.histories, decisions))]
     # How much a listener had done before: no slate can have changed it.
     before = {"interactions before the decision": np.log1p(decisions.start - judged.histories.offsets[decisions.user])}
     settings = OffPolicySettings()
@@ -212,6 +217,8 @@ def off_policy_section(
             v = base + _expected(spoken, judged, decisions, reward, states, column, seed)
         found = LoggedRounds(decisions.log_propensity, np.minimum(log_p, 0.0), truth, user, q, v)
         values[name] = off_policy_value(found, settings)
+        if not organic:
+            overlaps[name] = overlap(found, segment)
         if values[name].support.refused is None:
             checks[name] = placebo(found, before)
         elif positions is not None and is_candidate(name):  # whole slates say nothing: do their positions?
@@ -219,7 +226,7 @@ def off_policy_section(
             new = position_log_probs(spoken, known, decisions.slate, POSITION_SAMPLES, generator)
             by_position = replace(found, position_log=positions, position_new=np.minimum(new, 0.0))
             values[name] = off_policy_value(by_position, settings)
-    return OffPolicySection(label, values, checks, left_out)
+    return OffPolicySection(label, values, checks, overlaps, left_out=left_out)
 
 
 def _logged_positions(judged: Judged, decisions: Decisions, seed: int) -> NDArray[np.float64] | None:

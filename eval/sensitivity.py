@@ -10,6 +10,7 @@ the outer percentiles (as they do).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +63,7 @@ def sensitivity(
     return found
 
 
-def tipping_point(bounds: list[SensitivityBounds]) -> float | None:
+def tipping_point(bounds: Sequence[SensitivityBounds]) -> float | None:
     """The smallest gamma tried at which the interval holds zero; None where it never does. 1: it does without any."""
     for bound in sorted(bounds, key=lambda bound: bound.gamma):
         if bound.lo <= 0.0 <= bound.hi:

@@ -73,24 +73,32 @@ class LongTermLog:
     p_new: Floats
 
 
+# What a user of each of the three groups makes of the three short-term outcomes, as the authors publish it.
+GROUP_WEIGHTS = ((0.1, 0.5, -0.35), (0.0, 0.05, -0.05), (-0.3, 0.55, -0.5))
+
+
 class LongTermWorld:
     """Where a late reward comes about by short-term outcomes, by the action itself, or by both.
 
     E[r | x, a] = (1 - share) g(x, f(x, a)) + share h(x, a), standardised: f the expected short-term outcomes, bilinear
-    in context and action, g linear in them with weights of the user's group, h bilinear. `share` is the part that no
-    short-term outcome can foretell. Logging is a softmax of that mean, the new policy takes its `top` best actions.
+    in context and action, g linear in them with weights of the user's group and, as the authors do it, of mean 0 and
+    variance 1 over users for each action, h bilinear. `share` is the part that no short-term outcome can foretell.
+    Logging is a softmax of that mean, the new policy takes its `top` best actions.
+
+    Drawn in the order of the authors' code and by their generator, so that seed 12345 is the world of the paper, but
+    for the start of its k-means. Since every action's g is scaled by itself, what an outcome is worth depends a little
+    on the action that it came from: surrogacy does not hold to the letter even at share 0.
     """
 
-    def __init__(self, share: float, seed: int = 0, actions: int = 30, users: int = 1000, dim: int = 5, short: int = 3):
-        rng = np.random.default_rng(seed)
+    def __init__(self, share: float, seed: int = 12345, actions: int = 30, users: int = 1000, dim: int = 5):
+        rng, short = np.random.RandomState(seed), len(GROUP_WEIGHTS[0])
         self.features = rng.normal(size=(actions, dim))
         self.x = rng.normal(size=(users, dim))
-        group = KMeans(3, n_init=1, random_state=seed).fit_predict(self.x)
-        outcomes = [self._bilinear(rng) for _ in range(short)]
-        self.short = np.stack(outcomes, axis=2)  # (users, A, short): expected outcomes
-        weights = rng.normal(size=(3, short))
-        by_outcome = _standardised(np.einsum("uas,us->ua", self.short, weights[group]))
-        self.mean = _standardised((1.0 - share) * by_outcome + share * self._bilinear(rng))
+        group = KMeans(len(GROUP_WEIGHTS), n_init=10, random_state=seed).fit_predict(self.x)
+        self.short = self._bilinear(rng, short)  # (users, A, short): expected outcomes
+        by_outcome = np.einsum("uas,us->ua", self.short, np.array(GROUP_WEIGHTS)[group])
+        by_outcome = (by_outcome - by_outcome.mean(axis=0)) / by_outcome.std(axis=0)
+        self.mean = _standardised((1.0 - share) * by_outcome + share * self._bilinear(rng, 1)[:, :, 0])
         self.p_log = softmax(self.mean, axis=1)
         self.p_new = self._top(top=3, explore=0.1)
 
@@ -112,12 +120,13 @@ class LongTermWorld:
         """A log with an outcome model q (n, A), as the estimators take it; every round is somebody else's."""
         return ActionBlock(log.action, log.p_log, log.p_new, log.reward, np.arange(len(log.x)), q)
 
-    def _bilinear(self, rng: np.random.Generator) -> Floats:
-        """A function of context and action (users, A): both, and their product."""
+    def _bilinear(self, rng: np.random.RandomState, count: int) -> Floats:
+        """`count` functions of context and action (users, A, count), standardised together: both, and their product."""
         dim = self.x.shape[1]
-        of_x, of_action, of_both = rng.normal(size=dim), rng.normal(size=dim), rng.normal(size=(dim, dim))
-        added = (self.x @ of_x)[:, None] + (self.features @ of_action)[None, :]
-        return _standardised(added + self.x @ of_both @ self.features.T)
+        of_x, of_action = rng.normal(size=(dim, count)), rng.normal(size=(dim, count))
+        of_both = rng.normal(size=(dim, dim, count))
+        added = (self.x @ of_x)[:, None] + (self.features @ of_action)[None]
+        return _standardised(added + np.einsum("ud,dek,ae->uak", self.x, of_both, self.features))
 
     def _top(self, top: int, explore: float) -> Floats:
         best = np.argsort(np.argsort(-self.mean, axis=1), axis=1) < top

@@ -24,14 +24,18 @@ from numpy.typing import NDArray
 from data.errors import InputError
 from data.outcomes import LABEL_WINDOWS, Outcomes, matured_at
 from data.store import LogStore, read_parquet
-from eval.diagnostics import Check, placebo
+from eval.diagnostics import Check, overlap, placebo
 from eval.off_policy import OffPolicySettings, OffPolicyValue, off_policy_value
 from eval.report.inputs import Missing, OffPolicySection
 from eval.rounds import LOG_PROBABILITY_SLACK, LoggedRounds
+from eval.sensitivity import SensitivityBounds, sensitivity
+from eval.support import Support
 
 DECISION, LOGGING = "decision_id", "logging"
 DEFAULT_OUTCOME = "active_days_7"
 SAME = 1e-3  # how far the file's `logging` may be from the log's own propensities, in logs
+# Decisions of a listener before this one, from so many on -> what such decisions are called.
+EXPERIENCE = {0: "first decision", 1: "2nd to 5th decision", 5: "6th to 20th decision", 20: "later decisions"}
 _POSITION = re.compile(r"(.+)_position_(\d+)")
 _WORDS = ("unreachable_reason",)  # outcomes that are no numbers
 
@@ -164,6 +168,10 @@ def off_policy_of_log(
     counted, log_p, lacks = _propensities(counted, given)
     values: dict[str, OffPolicyValue] = {}
     checks: dict[str, list[Check]] = {}
+    overlaps: dict[str, dict[str, Support]] = {}
+    bounds: dict[str, list[SensitivityBounds]] = {}
+    experience = np.array(list(EXPERIENCE.values()))[np.digitize(counted["earlier"].to_numpy(), list(EXPERIENCE)) - 1]
+    at_their_word = log_p is not None and counted["propensity"].null_count() == counted.height
     before = {"decisions before this one": np.log1p(counted["earlier"].to_numpy().astype(np.float64))}
     user, outcome = counted["user_id"].to_numpy().astype(str), counted["reward"].to_numpy()
     logged_positions = _positions(counted, LOGGING, given)
@@ -175,9 +183,14 @@ def off_policy_of_log(
         if logged_positions is not None and by_position is not None:
             rounds = replace(rounds, position_log=logged_positions, position_new=by_position)
         values[policy] = off_policy_value(rounds, settings or OffPolicySettings())
-        if policy != LOGGING and values[policy].support.refused is None:
+        if policy == LOGGING or log_p is None:
+            continue
+        overlaps[policy] = overlap(rounds, experience)
+        if values[policy].support.refused is None:
             checks[policy] = placebo(rounds, before)
-    return OffPolicySection(label, values, checks), lacks
+            if at_their_word:  # of probabilities that the server drew by, there is nothing to be in doubt of
+                bounds[policy] = sensitivity(rounds)
+    return OffPolicySection(label, values, checks, overlaps, bounds), lacks
 
 
 def _propensities(

@@ -25,8 +25,11 @@ class UserSums:
         labels = np.asarray(user)
         if labels.shape != (len(columns),):
             raise InputError(f"cluster: {labels.shape} labels for {len(columns)} rows; give one cluster (user) per row")
-        if labels.dtype.kind == "f" and bool(np.isnan(labels).any()):
-            raise InputError(f"user: nan in row {int(np.isnan(labels).argmax())}; every round needs its user")
+        if labels.dtype.kind in "fO":  # nan and None, which equal nothing that a user could be
+            unknown = np.isnan(labels) if labels.dtype.kind == "f" else np.array([label is None for label in labels])
+            if unknown.any():
+                row = int(unknown.argmax())
+                raise InputError(f"user: {labels[row]} in row {row}; every round needs its user")
         self.rounds += len(columns)
         self._parts.append(_by_label(labels, columns))
         waiting = sum(len(users) for users, _ in self._parts)

@@ -105,7 +105,7 @@ def effect_of_users(
     lo, hi, p = found.effect_size_ci_lower, found.effect_size_ci_upper, found.pvalue
     count = users.height
     relative: tuple[float, float, float] | None = None
-    if found.control > 0 and found.treatment > 0:
+    if found.control > 0 and found.treatment > 0 and math.isfinite(found.rel_effect_size):
         relative = (found.rel_effect_size, found.rel_effect_size_ci_lower, found.rel_effect_size_ci_upper)
     if reading.planned_users is not None:
         _not_too_early(users, name, arms)
@@ -140,7 +140,28 @@ def _analyse(
     covariate: str | None, alpha: float, control: tt.aggr.Aggregates, treatment: tt.aggr.Aggregates, use_t: bool = True
 ) -> tt.metrics.mean.MeanResult:
     metric = tt.RatioOfMeans("top", "bottom", covariate, confidence_level=1 - alpha, use_t=use_t, equal_var=False)
-    return metric.analyze_aggregates(control, treatment)
+    try:
+        return metric.analyze_aggregates(control, treatment)
+    except OverflowError:
+        # A value so near zero that its relative change has no number. The difference has: it is the same far from zero.
+        by = max(math.sqrt(arm.var("top")) + abs(arm.mean("top")) for arm in (control, treatment))
+        far = metric.analyze_aggregates(_risen(control, by, covariate), _risen(treatment, by, covariate))
+        return far._replace(
+            control=far.control - by, treatment=far.treatment - by, rel_effect_size=math.nan,
+            rel_effect_size_ci_lower=math.nan, rel_effect_size_ci_upper=math.nan,
+        )  # fmt: skip
+
+
+def _risen(arm: tt.aggr.Aggregates, by: float, covariate: str | None) -> tt.aggr.Aggregates:
+    """The moments of top + by x bottom, whose ratio to bottom lies `by` higher."""
+    with_bottom = arm.cov("top", "bottom")
+    mean = arm.mean_ | {"top": arm.mean("top") + by * arm.mean("bottom")}
+    var = arm.var_ | {"top": arm.var("top") + 2 * by * with_bottom + by**2 * arm.var("bottom")}
+    cov = {("top", "bottom"): with_bottom + by * arm.var("bottom")}
+    if covariate is not None:
+        pairs = {name: arm.cov(name, covariate) for name in ("top", "bottom")}
+        cov |= {("top", covariate): pairs["top"] + by * pairs["bottom"], ("bottom", covariate): pairs["bottom"]}
+    return tt.aggr.Aggregates(arm.count_, mean, var, cov)
 
 
 def _hazard_ratio(pair: Sample, metric: Metric, reading: Reading) -> Effect:

@@ -12,7 +12,7 @@ eval/experiments/interim_world.py measures both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +23,7 @@ from scipy.stats import norm
 from data.errors import InputError
 from eval.experiments.effect import Effect, Reading, effect_of_users
 from eval.intervals import LEVEL, Floats
+from rewards.surrogate import NeuralSurrogate, SurrogateSettings, fit_surrogate
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,17 @@ class EarlyDays:
     """What U users did.
 
     before (U, P): known when the experiment began. traces (U, k, C): each of its first k days, in channels, of which
-    the first is 1 on days with a visit. Raises InputError for other shapes and for NaN.
+    the first is 1 on days with a visit. earlier (U, D), where a forecast needs it: the same 1 of each of the D days
+    before. Raises InputError for other shapes and for NaN.
     """
 
     before: Floats
     traces: Floats
+    earlier: Floats | None = None
 
     def __post_init__(self) -> None:
+        if self.earlier is not None and (self.earlier.ndim != 2 or len(self.earlier) != len(self.traces)):
+            raise InputError(f"early days: earlier {self.earlier.shape}; give (users, days) of the same users")
         if self.before.ndim != 2 or self.traces.ndim != 3 or len(self.before) != len(self.traces):
             raise InputError(
                 f"early days: before {self.before.shape}, traces {self.traces.shape}; they must be (users, features) "
@@ -52,11 +57,11 @@ class EarlyDays:
 
     def first(self, days: int) -> EarlyDays:
         """The same, seen for fewer days."""
-        return EarlyDays(self.before, self.traces[:, :days])
+        return replace(self, traces=self.traces[:, :days])
 
     def channels(self, count: int) -> EarlyDays:
         """The same, seen in the first `count` channels only: 1 for visits alone."""
-        return EarlyDays(self.before, self.traces[:, :, :count])
+        return replace(self, traces=self.traces[:, :, :count])
 
 
 class MidTermForecast(Protocol):
@@ -125,6 +130,55 @@ class GaussianForecast:
 def _features(early: EarlyDays) -> Floats:
     one = np.ones((len(early.before), 1))
     return np.concatenate([one, early.before, early.traces[:, :, 0], early.traces[:, :, 1:].sum(1)], axis=1)
+
+
+@dataclass(frozen=True)
+class EarlyReward:
+    """The early reward of `rewards/surrogate.py`: a network reads a user's visits, before and since, day by day.
+
+    The outcome is the days with a visit, of as many as the past log was followed. Each network learned from other users
+    of the past log, drawn with replacement; the forecast is their mean, and how far they differ says how much of it is
+    the luck of that log.
+    """
+
+    networks: tuple[NeuralSurrogate, ...]
+
+    @classmethod
+    def fit(
+        cls, past: EarlyDays, seed: int, settings: SurrogateSettings | None = None, networks: int = 4
+    ) -> EarlyReward:
+        """Learn from users of a past log. Raises InputError without the days before, and for less than two networks."""
+        if networks < 2:
+            raise InputError(f"early reward: {networks} networks; how far they differ takes two or more")
+        visits, rng, how = _visits(past), np.random.default_rng(seed), settings or SurrogateSettings()
+        drawn = [rng.integers(0, len(visits), len(visits)) for _ in range(networks)]
+        return cls(tuple(fit_surrogate(visits[rows], seed + place, how) for place, rows in enumerate(drawn)))
+
+    def posterior(self, early: EarlyDays) -> tuple[Floats, Floats]:
+        """Mean and variance (U,); raises InputError where days before and since are not as in the past log."""
+        means, variances = zip(*(self._each(early)), strict=True)
+        mean: Floats = np.mean(means, axis=0)
+        variance: Floats = np.mean(variances, axis=0)
+        return mean, variance
+
+    def learned_variance(self, early: EarlyDays, contrast: Floats) -> float:
+        """As the protocol says, by the bootstrap."""
+        return float(np.var([contrast @ mean for mean, _ in self._each(early)], ddof=1))
+
+    def _each(self, early: EarlyDays) -> list[tuple[Floats, Floats]]:
+        seen, length = _visits(early), self.networks[0].days
+        if seen.shape[1] > length:
+            raise InputError(f"early reward: {seen.shape[1]} days before and since, learned from {length}: give fewer")
+        whole = np.pad(seen, ((0, 0), (0, length - seen.shape[1])))
+        known, gone = np.full(len(seen), seen.shape[1]), seen[:, : seen.shape[1] - early.days].sum(1)
+        found = (network.of_listeners(whole, known) for network in self.networks)
+        return [(one.mean - gone, one.variance) for one in found]
+
+
+def _visits(early: EarlyDays) -> Floats:
+    if early.earlier is None:
+        raise InputError("early reward: the days before the experiment are missing: give EarlyDays its `earlier`")
+    return np.concatenate([early.earlier, early.traces[:, :, 0]], axis=1)
 
 
 @dataclass(frozen=True)

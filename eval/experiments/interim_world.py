@@ -5,15 +5,16 @@ under the logging policy. Then the same people go on under the logging policy an
 treatment: both lives of everybody are known, so is the true effect, and every draw of the arms is an experiment on it.
 They also live through the treatment ended after k days, which is what a reading on day k can know of.
 
-Read beside each other: the forecast after k days, from visits alone and from visits and reactions; the proxies that
-teams use instead (active days, or plays, of the first two days, scaled by their slope in the past log); and the
-finished experiment, which costs 28 days of waiting. All have the same covariate from before the experiment.
+Read beside each other: the Gaussian forecast after k days, from visits alone and from visits and reactions; the early
+reward of `rewards/surrogate.py`, from the days of visits; the proxies that teams use instead (active days, or plays, of
+the first two days, scaled by their slope in the past log); and the finished experiment, which costs 28 days of waiting.
+All have the same covariate from before the experiment, but for the early reward, which has its own first guess.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,25 +23,38 @@ from rich.progress import Progress
 
 from data.errors import InputError
 from data.world import PRESETS, World, burned_in
-from eval.experiments.interim import EarlyDays, GaussianForecast, effect_of, interim_effect
+from eval.experiments.interim import (
+    EarlyDays,
+    EarlyReward,
+    GaussianForecast,
+    MidTermForecast,
+    effect_of,
+    interim_effect,
+)
 from eval.intervals import Floats
 from policy.assignment import place
+from rewards.surrogate import SurrogateSettings
 
 HORIZON = 28
 PROXY_DAYS = 2
-VISITS, EVERYTHING = "forecast: visits", "forecast: visits, reactions"
+VISITS, EVERYTHING, EARLY_REWARD = "forecast: visits", "forecast: visits, reactions", "early reward: visits"
+FORECASTS = (VISITS, EVERYTHING, EARLY_REWARD)
 CHANNELS = ("visits", "plays", "completes", "saves", "dislikes", "minutes")
 
 
 @dataclass(frozen=True)
 class StudySettings:
-    """Which world, which treatment against the logging policy, how many people, draws of the arms and days to read."""
+    """Which world, which treatment against the logging policy, how many people, draws of the arms and days to read.
+
+    early_reward: how its networks are trained.
+    """
 
     world: str = "clickbait"
     treatment: str = "oracle"
     listeners: int = 1_000
     assignments: int = 5
     read_on: tuple[int, ...] = (1, 2, 3, 5, 7, 10, 14, 21, 28)
+    early_reward: SurrogateSettings = field(default_factory=lambda: SurrogateSettings(steps=600, rows=512))
 
     def __post_init__(self) -> None:
         if self.world not in PRESETS:
@@ -109,9 +123,9 @@ def study(settings: StudySettings, seeds: Sequence[int], progress: Progress | No
         drawn.append({way: np.array(rows) for way, rows in lines.items()})
     truth = np.array([life.effect for life in lives])
     errors = []
-    for way in sorted(drawn[0], key=lambda way: (way[0] == "finished", way[0].startswith("proxy"), way[0], way[1])):
+    for way in sorted(drawn[0], key=lambda way: (way[0] not in FORECASTS, way[0] == "finished", way[0], way[1])):
         found = np.stack([by_way[way] for by_way in drawn])  # (seeds, draws, 4)
-        ended = np.array([life.if_ended[way[1]] for life in lives]) if way[0] in (VISITS, EVERYTHING) else None
+        ended = np.array([life.if_ended[way[1]] for life in lives]) if way[0] in FORECASTS else None
         errors.append(_error(way, found, truth, ended))
     return Study(settings, tuple(truth.tolist()), tuple(errors))
 
@@ -123,8 +137,8 @@ class _Life:
     control: Floats
     treatment: Floats
     before: Floats
-    visits: GaussianForecast
-    everything: GaussianForecast
+    earlier: Floats
+    forecasts: Mapping[str, MidTermForecast]
     slopes: Mapping[str, float]
     effect: float
     if_ended: Mapping[int, float]
@@ -134,7 +148,7 @@ def _live(settings: StudySettings, seed: int) -> _Life:
     world = burned_in(PRESETS[settings.world].with_listeners(settings.listeners), seed, days=HORIZON)
     earlier = _lived(world, "logging", HORIZON, seed)
     past = _lived(world, "logging", HORIZON, seed + 1)
-    seen, outcome = EarlyDays(_summary(earlier), past), past[:, :, 0].sum(1)
+    seen, outcome = EarlyDays(_summary(earlier), past, earlier[:, :, 0]), past[:, :, 0].sum(1)
     control = _lived(world.branch(), "logging", HORIZON, seed + 2)
     treatment = _lived(world.branch(), settings.treatment, HORIZON, seed + 2)
     base = float(control[:, :, 0].sum(1).mean())
@@ -146,25 +160,27 @@ def _live(settings: StudySettings, seed: int) -> _Life:
         if_ended[k] = float(sum(part[:, :, 0].sum(1).mean() for part in parts)) - base
     slopes = {name: _slope(proxy, outcome) for name, proxy in _proxies(seen).items()}
     effect = float(treatment[:, :, 0].sum(1).mean()) - base
-    visits, everything = GaussianForecast.fit(seen.channels(1), outcome), GaussianForecast.fit(seen, outcome)
-    return _Life(control, treatment, _summary(past), visits, everything, slopes, effect, if_ended)
+    forecasts: dict[str, MidTermForecast] = {
+        VISITS: GaussianForecast.fit(seen.channels(1), outcome),
+        EVERYTHING: GaussianForecast.fit(seen, outcome),
+        EARLY_REWARD: EarlyReward.fit(seen, seed, settings.early_reward),
+    }
+    return _Life(control, treatment, _summary(past), past[:, :, 0], forecasts, slopes, effect, if_ended)
 
 
 def _read(life: _Life, treated: NDArray[np.bool_], read_on: Sequence[int]) -> dict[Way, Line]:
     """Every way of reading one experiment."""
-    lived = EarlyDays(life.before, np.where(treated[:, None, None], life.treatment, life.control))
+    lived = EarlyDays(life.before, np.where(treated[:, None, None], life.treatment, life.control), life.earlier)
     lines: dict[Way, Line] = {}
     for k in read_on:
         if k < HORIZON:
-            for name, forecast, seen in (
-                (VISITS, life.visits, lived.channels(1)),
-                (EVERYTHING, life.everything, lived),
-            ):
+            for name, forecast in life.forecasts.items():
+                seen = lived if name == EVERYTHING else lived.channels(1)
                 read = interim_effect(forecast, seen.first(k), treated)
                 lines[name, k] = (read.diff, read.lo, read.hi, read.se)
     others = {(name, PROXY_DAYS): life.slopes[name] * proxy for name, proxy in _proxies(lived).items()}
     others["finished", HORIZON] = lived.traces[:, :, 0].sum(1)
-    covariate = life.everything.posterior(lived.first(0))[0]
+    covariate = life.forecasts[EVERYTHING].posterior(lived.first(0))[0]
     for way, values in others.items():
         found = effect_of(values, treated, covariate)
         lines[way] = (found.diff, found.lo, found.hi, found.se)

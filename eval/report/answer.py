@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from eval.estimators import ESTIMATORS
-from eval.report.metrics import baseline, interval, is_candidate, metric, number, percent, policy_style, written
+from eval.report.metrics import baseline, interval, is_candidate, metric, number, percent, policy_style, signed, written
 
 HEADLINE = "active_days_28"
 TAP = "plays_per_session"
 PEOPLE = 1000
+HEAVY_TAIL = 0.7  # Pareto k above which the spread that is seen is not the spread there is (Vehtari et al. 2024)
 
 Report = Mapping[str, Any]
 Answer = dict[str, object]
@@ -32,7 +33,7 @@ def answer(report: Report, candidate: str | None = None) -> Answer:
     supported = {}
     for policy, estimates in report.get("ope", {}).items():
         found = first_supported(estimates)
-        if found is not None:
+        if found is not None and not failed_checks(report, policy):
             supported[policy] = found
     name = chosen({policy: found["diff_lo"] for policy, found in supported.items()}, candidate)
     if name is not None:
@@ -81,12 +82,13 @@ def of_world(report: Report, name: str) -> Answer:
     if returned:
         points.append(
             point(
-                "People",
+                "Coming back",
                 f"visits followed by another within 7 days: {written('returned_7d', returned['diff'], True)} "
                 f"({interval('returned_7d', returned['lo'], returned['hi'], True)}).",
             )
         )
     points.append(point("What it costs in clicks", cost_in_clicks(world, name)))
+    points += cost_in_variety(report, name)
     if name in world.get("gap_closed", {}):
         closed = world["gap_closed"][name]
         points.append(
@@ -131,6 +133,21 @@ def cost_in_clicks(world: Report, name: str) -> str:
     return words + "."
 
 
+def cost_in_variety(report: Report, name: str) -> list[dict[str, str]]:
+    """How many items are shown, as if equally often, beside today's: a gain that narrows the catalog has that price."""
+    shown = report.get("exposure", {})
+    ours, today = (shown.get(policy, {}).get("effective_items") for policy in (name, "logging"))
+    if not ours or not today:
+        return []
+    says = f"its showings are as varied as {number(ours)} items shown equally often, today's as {number(today)}."
+    by_tenth = report.get("fairness", {}).get("by_tenth", {})
+    if name in by_tenth and "logging" in by_tenth:
+        first, now = by_tenth[name][0], by_tenth["logging"][0]
+        says += f" The most taken tenth of {report['fairness']['ranked']} gets {percent(first, 0)} of them, today "
+        says += f"{percent(now, 0)}."
+    return [point("What it costs in variety", says)]
+
+
 def seeds_words(gap: Report) -> str:
     """The interval over retrained seeds, where there is one."""
     if "seeds_lo" not in gap:
@@ -153,17 +170,48 @@ def of_off_policy(report: Report, name: str, found: Report) -> Answer:
         f"{number(found['value'] - found['diff'])}. Do not ship it.",
         "unclear": f"This log does not show that {label} would change {reward}.",
     }[verdict]
-    low, high = number(found["diff_lo"]), number(found["diff_hi"])
+    diff, low, high = (signed(number(found[name])) for name in ("diff", "diff_lo", "diff_hi"))
     points = [
-        point("How sure", f"{number(found['diff'])} against the logging policy, 95% interval {low} to {high}."),
+        point("How sure", f"{diff} against the logging policy, 95% interval {low} to {high}."),
         point(
             "Why believe it",
             f"{found['estimator']} on logged slates with known probabilities, {number(round(found['ess']))} effective "
             f"rounds, intervals clustered by listener. It takes for granted that {found['assumption']}. Run an "
             "experiment before you trust it with everybody.",
         ),
+        *doubts(report, name),
     ]
     return {"headline": headline, "verdict": verdict, "policy": name, "points": points}
+
+
+def doubts(report: Report, name: str) -> list[dict[str, str]]:
+    """What the interval does not know: a heavy tail of weights, and propensities that are somebody's word."""
+    found, about = [], report["ope_about"]
+    k = about["support"][name]["pareto_k"]
+    if k is not None and k > HEAVY_TAIL:
+        says = f"a few rounds carry much of the weight (tail k {number(k, 2)}, above {HEAVY_TAIL:g}): the interval is "
+        found.append(point("Where it may be wrong", f"{says}likely too narrow."))
+    doubt = about.get("sensitivity", {}).get(name)
+    if doubt is not None:
+        tips, most = doubt["tips_at"], max(bound["gamma"] for bound in doubt["bounds"])
+        says = (
+            "the log's probabilities were not written down when it was made, so something that nobody logged may have "
+        )
+        says += "moved both slate and outcome. "
+        if tips is None:
+            says += f"The difference keeps its sign while the odds are off by up to a factor of {most:g}"
+        elif tips == 1:
+            says += "The difference has no sign to lose, even if they are right"
+        else:
+            says += f"The difference loses its sign where the odds are off by a factor of {tips:g}"
+        found.append(point("If the probabilities are wrong", f"{says}."))
+    return found
+
+
+def failed_checks(report: Report, policy: str) -> list[str]:
+    """The checks that a policy's values failed, by name: then no value of it is quoted."""
+    made = report.get("ope_about", {}).get("checks", {}).get(policy, [])
+    return [check["name"] for check in made if not check["passed"]]
 
 
 def of_log(report: Report) -> Answer:
@@ -221,6 +269,11 @@ def refused(report: Report) -> list[str]:
         return []
     found = report.get("ope_about", {}).get("support", {})
     reasons = [
+        f"{policy_style(name).label}: its values fail a check ({', '.join(failed)}), so they are not to be trusted."
+        for name in found
+        if (failed := failed_checks(report, name))
+    ]
+    reasons += [
         f"{policy_style(name).label}: {s['refused']}."
         for name, s in found.items()
         if s["refused"] and name != "logging"

@@ -15,6 +15,8 @@ from eval.messages import MessageSection
 from eval.off_policy import OffPolicyValue
 from eval.ranking import RankingResult
 from eval.rollout import Rollout
+from eval.sensitivity import SensitivityBounds
+from eval.support import Support
 from eval.survival import SurvivalCurve
 from rewards.pareto import Front
 
@@ -82,12 +84,16 @@ class OffPolicySection:
     """Off-policy values by policy; `reward` is the label, or words for the outcome, that is being valued.
 
     checks: by policy, numbers whose true value is known (eval/diagnostics.py), where the log supports a value.
+    overlap: by policy and segment of listeners, what the log supports. sensitivity: by policy, bounds on its difference
+    from logging, where the log's propensities are somebody's word (eval/sensitivity.py).
     left_out: reason -> decisions that policies cannot be asked about again (eval/scorable.py).
     """
 
     reward: str
     values: Mapping[str, OffPolicyValue]
     checks: Mapping[str, Sequence[Check]] = field(default_factory=dict)
+    overlap: Mapping[str, Mapping[str, Support]] = field(default_factory=dict)
+    sensitivity: Mapping[str, Sequence[SensitivityBounds]] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
 
 

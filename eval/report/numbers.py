@@ -5,7 +5,7 @@ Paths that other programs may rely on:
     world.paired_vs_sft.<name>.<metric>.{diff, lo, hi}     (several seeds add seeds_lo, seeds_hi, by_seed)
     world.gap_closed.<name>.{share, lo, hi}
     rewards.heads.<label>.{auc or c_index, baseline, ece}
-    ope.<policy>.<estimator>.{value, lo, hi, ess, refused}      ope_about.{support, by_weights, checks, estimators}
+    ope.<policy>.<estimator>.{value, lo, hi, ess, refused}      ope_about.{support, overlap, checks, ...}
     ranking.<policy>.{hr@10, ndcg@10}                      (and hr@10_lo, hr@10_hi, ...)
     fairness.gains.<policy>.<segment>.{diff, lo, hi, people}     fairness.{by_tenth, by_kind}.<policy or consumed>
     pareto.points[].{weights, gain, error, dominated}      pareto.sentences[]
@@ -37,6 +37,7 @@ from eval.report.messages import messages_json
 from eval.report.pareto import pareto_json
 from eval.report.world import portrait_json
 from eval.rollout import between_runs_json, world_json
+from eval.sensitivity import tipping_point
 
 REPORT_FORMAT = 1
 Json = dict[str, object]
@@ -70,6 +71,14 @@ def report_numbers(inputs: ReportInputs) -> Json:
                 for policy, value in values.items()
             },
             "checks": {policy: [asdict(check) for check in made] for policy, made in inputs.off_policy.checks.items()},
+            "overlap": {
+                policy: {segment: asdict(support) for segment, support in by.items()}
+                for policy, by in inputs.off_policy.overlap.items()
+            },
+            "sensitivity": {
+                policy: {"bounds": [asdict(bound) for bound in bounds], "tips_at": tipping_point(bounds)}
+                for policy, bounds in inputs.off_policy.sensitivity.items()
+            },
             "estimators": {
                 name: {"formula": known.formula, "assumption": known.assumption, "paper": known.paper}
                 for name, known in ESTIMATORS.items()

@@ -49,6 +49,7 @@ def render(report: Report) -> str:
         "sentence": lambda text: text[:1].upper() + text[1:],
         "frequency_range": frequency_range,
         "habit_value": lambda value, name: writer(MEASURES[name])(value),
+        "about_metric": about_metric,
         "plus4": lambda value: words.signed(words.fixed(value, 4)),
     }
     room = files("eval.report")
@@ -62,6 +63,7 @@ def render(report: Report) -> str:
         metrics=shown_metrics(report),
         habit_measures=MEASURES,
         refusals=refusals(report),
+        today=next(iter(report.get("ope_about", {}).get("logging", {}).values()), None),
         weights_words=WEIGHTS_WORDS,
         changes=changes(report),
         baselines=baselines(report),
@@ -77,6 +79,13 @@ WEIGHTS_WORDS = {
     "embedding": "by clusters of actions",
     "surrogate": "by short-term outcomes",
 }
+
+
+def about_metric(name: str) -> str:
+    """A number's name in words: what comes before a colon may be a metric."""
+    head, colon, rest = name.partition(": ")
+    known = words.METRICS.get(head) if colon else None
+    return f"{known.label}: {rest}" if known else name.replace("_", " ")
 
 
 def baselines(report: Report) -> list[str]:
@@ -231,9 +240,11 @@ def head_reliability(report: Report) -> dict[str, Markup]:
 
 
 def off_policy(report: Report) -> dict[str, Markup]:
-    """policy -> forest of its estimators; absent where refused."""
+    """policy -> forest of its estimators; absent where refused, and of the logging policy, which is their reference."""
     found = {}
     for policy, estimates in report.get("ope", {}).items():
+        if policy == "logging":
+            continue
         style = words.policy_style(policy)
         marks = [
             Mark(name.upper(), e["value"], e["lo"], e["hi"], style.colour, style.marker)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ BLUE = "#0072b2"
 
 def pareto_json(section: ParetoSection) -> dict[str, object]:
     """`pareto` in report.json."""
-    about = {"sentences": list(section.front.sentences()), "decisions": section.decisions}
+    said = [re.sub(r"(?<!\w)-(?=\d)", words.MINUS, sentence) for sentence in section.front.sentences()]
+    about = {"sentences": said, "decisions": section.decisions}
     return section.front.json() | about | {"candidates": section.candidates}
 
 

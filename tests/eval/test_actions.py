@@ -65,6 +65,9 @@ def test_mass_where_logging_never_goes_is_counted() -> None:
         ({"p_new": np.array([[1.5, -0.5], [0.5, 0.5]])}, "below 0"),
         ({"action": np.array([0, 2])}, "2 in row 1; one of 0..1"),
         ({"q": np.zeros((2, 3))}, "q: shape"),
+        ({"action": np.array([0.0, 1.0])}, "action: float64"),
+        ({"p_new": np.array([0.5, 0.5])}, r"p_new: shape \(2,\)"),
+        ({"p_log": np.array([0.5, -0.5])}, "p_log.*below 0"),
     ],
 )
 def test_bad_blocks_are_one_clear_line(change: dict[str, np.ndarray], words: str) -> None:
@@ -73,3 +76,10 @@ def test_bad_blocks_are_one_clear_line(change: dict[str, np.ndarray], words: str
     with pytest.raises(InputError, match=words) as raised:
         action_rounds(ActionBlock(**(given | change)))
     assert "\n" not in str(raised.value)
+
+
+def test_a_propensity_above_one_is_refused_and_not_cut_to_one() -> None:
+    half = np.full((2, 2), 0.5)
+    block = ActionBlock(np.array([0, 1]), np.array([0.5, 1.5]), half, np.zeros(2), np.arange(2))
+    with pytest.raises(InputError, match=r"log_p_log: 0.4.* in row 1 is no log-probability"):
+        checked_columns(action_rounds(block))

@@ -10,6 +10,7 @@ from eval.estimators import point_and_influence
 from eval.long_term import cross_fitted, fitted_index, lope_rounds, surrogate_index
 from eval.off_policy import OffPolicySettings, off_policy_value
 from eval.rounds import checked_columns
+from eval.simulated_logs import LongTermWorld
 
 P_LOG, P_NEW = np.array([0.5, 0.3, 0.2]), np.array([0.1, 0.3, 0.6])
 SHORT = np.array([0.0, 1.0, 2.0])  # mean short-term outcome of each action
@@ -74,6 +75,41 @@ def test_the_surrogate_column_gives_the_index_without_an_experiment() -> None:
     columns = checked_columns(type(rounds)(**(rounds.__dict__ | {"index": index})))
     value, influence = point_and_influence("surrogate", columns)
     assert abs(value - truth) < 4 * influence.std() / np.sqrt(6000)
+
+
+@pytest.mark.parametrize(
+    ("share", "logging", "new"), [(0.0, 0.562, 1.061), (0.2, 0.585, 1.081), (0.4, 0.755, 1.29), (0.6, 0.851, 1.368)]
+)
+def test_the_long_term_world_is_the_published_one(share: float, logging: float, new: float) -> None:
+    """Both policies' values as the authors' notebook prints them; its k-means starts anew at every share."""
+    world = LongTermWorld(share)
+    assert float((world.mean * world.p_log).sum(axis=1).mean()) == pytest.approx(logging, abs=0.06)
+    assert world.truth == pytest.approx(new, abs=0.09)
+    assert world.mean.mean() == pytest.approx(0.0, abs=1e-12)
+    assert world.p_new.sum(axis=1) == pytest.approx(np.ones(1000))
+
+
+@pytest.mark.parametrize(
+    ("share", "ips", "experiment"), [(0.0, 0.194, 0.057), (0.5, 0.188, 0.060), (1.0, 0.180, 0.059)]
+)
+def test_unbiased_methods_err_there_as_much_as_was_published(share: float, ips: float, experiment: float) -> None:
+    """Their mean squared errors are variances and known without a draw; the published ones are of 100 draws."""
+    world = LongTermWorld(share)
+    squares = world.mean**2 + 5.0**2
+    of_ips = (world.p_new**2 / world.p_log * squares).sum(axis=1).mean() - world.truth**2
+    of_experiment = (world.p_new * squares).sum(axis=1).mean() - world.truth**2
+    assert of_ips / 500 == pytest.approx(ips, abs=0.026)  # one standard error of the published figure
+    assert of_experiment / 500 == pytest.approx(experiment, abs=0.01)
+
+
+def test_logs_of_the_long_term_world_have_its_policies_and_means() -> None:
+    world, rng = LongTermWorld(0.5), np.random.default_rng(0)
+    new, log = world.draw(rng, 40_000, new=True), world.draw(rng, 40_000)
+    rows = np.arange(40_000)
+    for drawn, value in ((new, world.truth), (log, float((world.mean * world.p_log).sum(axis=1).mean()))):
+        assert drawn.reward.mean() == pytest.approx(value, abs=4 * 5.0 / np.sqrt(40_000))
+    w = log.p_new[rows, log.action] / log.p_log[rows, log.action]
+    assert w.mean() == pytest.approx(1.0, abs=4 * w.std() / np.sqrt(40_000))
 
 
 def test_cross_fitting_never_shows_a_model_its_own_users_rewards() -> None:

@@ -4,6 +4,7 @@ import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -195,3 +196,50 @@ def test_bad_blocks_are_one_clear_line() -> None:
         )
     with pytest.raises(InputError, match="position_log and position_new: one is missing"):
         off_policy_value(replace(log, position_log=np.zeros((2000, 2))), OffPolicySettings())
+    with pytest.raises(InputError, match="user: None in row 7"):
+        off_policy_value(replace(log, user=np.where(np.arange(2000) == 7, None, log.user)), OffPolicySettings())
+    inside, beyond = (replace(log, off_support=np.full(2000, share)) for share in (0.01, 1.2))
+    with pytest.raises(InputError, match="lies between 0 and 1"):
+        off_policy_value(beyond, OffPolicySettings())
+    for first, second, words in (
+        (inside, log, "off_support: some blocks"),
+        (log, replace(log, log_p_log=None), "log_p_log: missing"),
+        (replace(log, log_p_log=None), log, "a later block has propensities"),
+    ):
+        with pytest.raises(InputError, match=words):
+            off_policy_value([first, second], OffPolicySettings())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"draws": 3}, "draws: 3"),
+        ({"parameters": {"clip": 5.0}}, "estimator 'clip' is not known"),
+        ({"parameters": {"dr": 5.0}}, "dr has none; those that have: clipped"),
+        ({"parameters": {"dros": np.nan}}, "dros is nan"),
+    ],
+)
+def test_settings_that_would_be_passed_over_are_refused(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        OffPolicySettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"user": ["a", None, "b"]}, "user is empty in 1 rows"),
+        ({"reward": ["x", "y", "z"]}, "reward is .*no numbers"),
+        ({"position_log": [[-1.0], None, [-1.0]]}, "position_log is .*in places empty"),
+        ({"position_log": [[-1.0], [-1.0, -1.0], [-1.0]]}, r"lists of \[1, 2\]"),
+    ],
+)
+def test_a_bad_file_is_one_clear_line(change: dict[str, list[object]], words: str, tmp_path: Path) -> None:
+    file = tmp_path / "log.parquet"
+    good = {"log_p_log": [-1.0] * 3, "log_p_new": [-1.0] * 3, "reward": [0.0] * 3, "user": ["a", "b", "c"]}
+    pl.DataFrame(good | change).write_parquet(file)
+    with pytest.raises(InputError, match=words):
+        off_policy_value(parquet_rounds(file), OffPolicySettings())
+    file.write_text("not Parquet")
+    for path in (file, tmp_path / "nowhere.parquet"):
+        with pytest.raises(InputError, match="no Parquet file"):
+            next(parquet_rounds(path))

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from eval.report import make_report, render, report_numbers
-from eval.report.inputs import Comparison, HeadQuality, ReportInputs, RewardSection, ShownItem, WorldSection
+from eval.report.inputs import Comparison, HeadQuality, Missing, ReportInputs, RewardSection, ShownItem, WorldSection
 from eval.report.metrics import number, percent, seconds, written
 from eval.report.summary import print_summary
 from tests.eval.made_up import log_inputs, rollouts, world_inputs
@@ -103,7 +103,7 @@ def test_the_page_says_what_the_json_says(folder: Path) -> None:
         for metric, cell in by.items():
             assert written(metric, cell["mean"]) in page, (policy, metric)
     for head in report["rewards"]["heads"].values():
-        assert number(head["ece"]) in page
+        assert percent(head["ece"], 2) in page
     for level in report["semantic_ids"]:
         assert f"<td>{percent(level['share'], 2)}</td><td>{percent(level['random'], 2)}</td>" in page
 
@@ -190,6 +190,22 @@ def test_a_gain_that_another_training_may_not_repeat_is_said_to_be_one() -> None
 def test_answer_is_never_about_the_oracle_or_a_click_twin() -> None:
     report = report_numbers(replace(world_inputs(), world=WorldSection(rollouts(gains=-1.0))))
     assert report["answer"]["policy"] in ("dpo", "ppo")
+
+
+def test_the_answer_says_what_a_gain_costs_in_variety(inputs: ReportInputs) -> None:
+    report = report_numbers(inputs)
+    (says,) = [point["says"] for point in report["answer"]["points"] if point["what"] == "What it costs in variety"]
+    assert f"as varied as {number(report['exposure']['ppo']['effective_items'])} items" in says
+    assert f"gets {percent(report['fairness']['by_tenth']['ppo'][0], 0)} of them" in says
+
+
+def test_what_a_log_lacks_comes_first_unless_a_world_knows_more(inputs: ReportInputs) -> None:
+    lacking = replace(inputs, missing=(Missing("candidates", "every item could have been shown"),))
+    page = render(report_numbers(lacking))
+    assert page.index('id="policies"') < page.index('id="missing"')
+    assert "<b>Candidates:</b> Every item" in page
+    page = render(report_numbers(log_inputs()))
+    assert page.index('id="missing"') < page.index('id="rewards"')
 
 
 def test_seeds_show_both_intervals() -> None:

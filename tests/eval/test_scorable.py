@@ -68,3 +68,4 @@ def test_a_policy_judged_on_what_it_served_has_weight_1(log: MadeUp, tmp_path: P
     support = found.values["ppo"].support
     assert (support.rounds, support.ess) == (300, pytest.approx(300, abs=0.01))
     assert support.mean_weight == pytest.approx(1.0, abs=1e-3)
+    assert sum(part.rounds for part in found.overlap["ppo"].values()) == 300

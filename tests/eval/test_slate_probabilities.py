@@ -18,7 +18,10 @@ from data.store import LogStore
 from data.world import PRESETS, LoggingPolicy, World
 from data.world.policies import plackett_luce_log_probability
 from eval.intervals import Interval, mean_interval
-from eval.slate_probabilities import off_policy_of_log, outcome_to_value, read_slate_probabilities
+from eval.report import make_report
+from eval.report.inputs import ReportInputs
+from eval.report.metrics import number, signed
+from eval.slate_probabilities import EXPERIENCE, off_policy_of_log, outcome_to_value, read_slate_probabilities
 from eval.slates import plackett_luce_positions
 from scripts.log_report import LogReportArguments, log_report
 
@@ -95,6 +98,37 @@ def test_the_logging_policy_gets_its_own_mean_back_and_another_the_truth(logged:
         spread = float(np.hypot((found.hi - found.lo) / 3.92, logged.truth.se))
         assert abs(found.value - logged.truth.value) < 2.6 * spread, name
     assert all(check.passed for check in section.checks["bolder"])
+    assert not section.sensitivity, "the server drew by these probabilities"
+    by = section.overlap["bolder"]
+    assert set(by) == set(EXPERIENCE.values())
+    assert sum(support.rounds for support in by.values()) == section.values["bolder"].support.rounds
+    assert min(support.ess_users for support in by.values()) < section.values["bolder"].support.ess_users
+
+
+class Silent(LogStore):
+    """The same log by somebody who did not write down its propensities."""
+
+    def decisions(self, bucket: int | None = None) -> pl.DataFrame:
+        return super().decisions(bucket).with_columns(propensity=pl.lit(None, pl.Float64))
+
+
+def test_propensities_that_are_somebodys_word_come_with_a_doubt(logged: Logged, tmp_path: Path) -> None:
+    given = read_slate_probabilities(written(logged.said, tmp_path / "p.parquet"))
+    section, lacks = off_policy_of_log(Silent(logged.store.folder), logged.outcomes, given, "plays")
+    assert "taken at their word" in lacks[0].consequence
+    bounds = section.sensitivity["bolder"]
+    snips = section.values["bolder"].estimates["snips"]
+    assert bounds[0].gamma == 1.0
+    assert bounds[0].least == pytest.approx(snips.diff, abs=1e-9)
+    assert all(wide.lo < bounds[0].lo and wide.hi > bounds[0].hi for wide in bounds[2:])
+    page = tmp_path / "page"
+    make_report(ReportInputs(run="r", source="s", preset="", off_policy=section, missing=lacks), page)
+    report = json.loads((page / "report.json").read_text())
+    assert report["ope_about"]["sensitivity"]["bolder"]["bounds"][-1]["most"] == pytest.approx(bounds[-1].most)
+    assert any(point["what"] == "If the probabilities are wrong" for point in report["answer"]["points"])
+    text = (page / "index.html").read_text()
+    assert f"{signed(number(bounds[-1].least))} to {signed(number(bounds[-1].most))}" in text
+    assert "support by segment of listeners" in text
 
 
 def test_csv_and_parquet_say_the_same_and_late_windows_are_left_out(logged: Logged, tmp_path: Path) -> None:

@@ -201,3 +201,15 @@ def test_settings_outside_their_range_are_refused() -> None:
         Reading(alpha=2)
     with pytest.raises(InputError, match="planned_users is 10"):
         Reading(planned_users=10)
+
+
+@pytest.mark.parametrize("line", ["y", "y covariate=before", "y kind=ratio per=x"])
+def test_a_value_next_to_zero_has_a_difference_and_no_relative_change(line: str) -> None:
+    sample, metric = experiment(400, 0.3), parse_metric(line)
+    bottom = pl.col("x") if metric.kind == "ratio" else pl.lit(1.0)
+    far = effect(sample, metric, "treatment")
+    moved = sample.rows.with_columns(y=pl.col("y") - float(far.control - 1e-6) * bottom)
+    near = effect(Sample(moved, sample.user, sample.arm, sample.arms), metric, "treatment")
+    assert near.control == pytest.approx(1e-6, abs=1e-7)
+    assert (near.diff, near.lo, near.hi, near.p) == pytest.approx((far.diff, far.lo, far.hi, far.p), rel=1e-6)
+    assert near.relative is None and near.rel_lo is None
