@@ -19,16 +19,11 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-
-# LightGBM asks for libgomp.so.1, which a bare machine may lack and the torch wheel carries: torch goes first.
-import torch  # noqa: F401
-
-# isort: split
-import lightgbm
 from numpy.typing import NDArray
 from scipy.special import expit
 
 from rewards.baselines import TREES
+from rewards.boosting import lightgbm
 from rewards.calibration import logit
 from rewards.heads import Label, is_return
 

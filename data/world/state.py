@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,3 +83,10 @@ def remember(
         state.action[who, :-1] = state.action[who, 1:]
         state.action[who, -1] = reaction[rows, k]
         state.last_time[who] = play_time[rows, k]
+
+
+def rows_of(table: Any, rows: NDArray[np.integer], size: int) -> Any:
+    """The same dataclass with the rows `rows` of its arrays of `size` rows; what is no such array stays."""
+    arrays = {field.name: getattr(table, field.name) for field in fields(table)}
+    taken = {name: a[rows].copy() for name, a in arrays.items() if isinstance(a, np.ndarray) and len(a) == size}
+    return replace(table, **taken)

@@ -18,8 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -53,7 +52,7 @@ from data.world.policies import GreedyClick, LoggingPolicy, Oracle, PopularityPo
 from data.world.record import Round, user_ids, write_logs
 from data.world.settings import SLOT_HOURS, SLOTS, WorldSettings, in_force
 from data.world.shocks import Purpose, normal, uniform
-from data.world.state import first_state, remember
+from data.world.state import first_state, remember, rows_of
 from data.world.truth import Tally, message_metrics, metrics
 
 _DAY_US = 24 * MICROSECONDS_PER_HOUR
@@ -120,10 +119,10 @@ class World:
         assert visits.contexts.moment is not None
         who, everybody = visits.points.listeners[rows], len(self.listeners)
         other.listener_seed, other.mailroom = seed, None
-        other.listeners, other.state = _of(self.listeners, who, everybody), _of(other.state, who, everybody)
+        other.listeners, other.state = rows_of(self.listeners, who, everybody), rows_of(other.state, who, everybody)
         here, came = visits.contexts, len(visits.points.listeners)
         said = [here.steer[row] for row in rows.tolist()]
-        contexts = replace(_of(here, rows, came), steer=said, moment=_of(here.moment, rows, came))
+        contexts = replace(rows_of(here, rows, came), steer=said, moment=rows_of(here.moment, rows, came))
         points = SlatePoints(np.arange(len(rows), dtype=np.int32), contexts)
         other._visits = _Visits(points, contexts, visits.hours_off[rows], None)
         return other
@@ -429,13 +428,6 @@ class World:
         if name not in policies:
             raise InputError(f"world: no message policy {name!r}: choose one of {', '.join(policies)}")
         return policies[name]
-
-
-def _of(table: Any, rows: NDArray[np.integer], size: int) -> Any:
-    """The same dataclass with the rows `rows` of its arrays of `size` rows; what is no such array stays."""
-    arrays = {field.name: getattr(table, field.name) for field in fields(table)}
-    taken = {name: a[rows].copy() for name, a in arrays.items() if isinstance(a, np.ndarray) and len(a) == size}
-    return replace(table, **taken)
 
 
 def lived_in(settings: WorldSettings, seed: int, days: int, listener_seed: int | None = None) -> World:
