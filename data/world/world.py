@@ -128,6 +128,12 @@ class World:
         other._visits = _Visits(points, contexts, visits.hours_off[rows], None)
         return other
 
+    def with_other_luck(self, seed: int) -> World:
+        """A branch in which the same people go on with other luck; a morning keeps its opportunities."""
+        points, other = self.observe(), self.branch()
+        other.listener_seed, other._mail = seed, points if isinstance(points, MessagePoints) else None
+        return other
+
     @property
     def day(self) -> int:
         """The day that `observe` shows next, counted from 0."""
