@@ -117,17 +117,16 @@ def true_effects(world: World, choice: Messages, lucks: Sequence[int], days: int
     if not isinstance(points, MessagePoints):
         raise InputError("messages: this is no morning on which messages are decided on")
     held = no_messages(len(points.listeners))
-    gaps = [
-        _active_days(world.with_other_luck(luck), choice, luck, days)
-        - _active_days(world.with_other_luck(luck), held, luck, days)
-        for luck in lucks
-    ]
+    gaps = [_active_days(world, choice, luck, days) - _active_days(world, held, luck, days) for luck in lucks]
     found: Floats = np.stack(gaps)[:, points.listeners]
     return found
 
 
-def _active_days(future: World, choice: Messages, luck: int, days: int) -> Floats:
+def _active_days(world: World, choice: Messages, luck: int, days: int) -> Floats:
     """(U,) days with a visit, from a morning on which `choice` is sent."""
+    future = world.branch()
+    future.observe()  # this morning's opportunities are the world's own; the luck is another from here on
+    future.listener_seed = luck
     future.act(choice, np.zeros(len(choice.column)), "sent@1")
     rng, slates = np.random.default_rng(luck), future.built_in("logging")
     visits = np.zeros((len(future.listeners), days))

@@ -45,12 +45,11 @@ from data.world.environment import (
 from data.world.items import make_items
 from data.world.listeners import make_listeners, utc, visit_hour
 from data.world.mailroom import Mailroom
-from data.world.message_record import OPPORTUNITIES, message_signals
 from data.world.messages import Answers
 from data.world.moments import ask, moment_of
 from data.world.opportunities import OFFER, WIN_BACK
 from data.world.policies import GreedyClick, LoggingPolicy, Oracle, PopularityPolicy, RandomPolicy, WorldContexts
-from data.world.record import Round, user_ids, write_logs
+from data.world.record import Round, write_logs
 from data.world.settings import SLOT_HOURS, SLOTS, WorldSettings, in_force
 from data.world.shocks import Purpose, normal, uniform
 from data.world.state import first_state, remember
@@ -126,12 +125,6 @@ class World:
         contexts = replace(_of(here, rows, came), steer=said, moment=_of(here.moment, rows, came))
         points = SlatePoints(np.arange(len(rows), dtype=np.int32), contexts)
         other._visits = _Visits(points, contexts, visits.hours_off[rows], None)
-        return other
-
-    def with_other_luck(self, seed: int) -> World:
-        """A branch in which the same people go on with other luck; a morning keeps its opportunities."""
-        points, other = self.observe(), self.branch()
-        other.listener_seed, other._mail = seed, points if isinstance(points, MessagePoints) else None
         return other
 
     @property
@@ -397,13 +390,6 @@ class World:
             [] if room is None else room.mailings,
             self.state.day,
         )
-
-    def signals(self) -> pl.DataFrame:
-        """What the domains said of each opportunity since the start: user_id, item_id, time, value."""
-        room, users = self.mailroom, user_ids(len(self.listeners))
-        if room is None:
-            return pl.DataFrame(schema=OPPORTUNITIES)
-        return message_signals(room.messages, room.mailings, users)
 
     def built_in(self, name: str) -> SlatePolicy:
         """The policy called logging, random, popularity, greedy_click or oracle, for this world's catalog.

@@ -10,6 +10,7 @@ from data.errors import InputError
 from data.message_log import message_log
 from data.world import PRESETS, World, burned_in
 from data.world.environment import Messages, no_messages
+from data.world.mailroom import signals
 from eval.messages import (
     DAILY,
     MessageSection,
@@ -91,10 +92,12 @@ def test_the_reward_ranks_moves_as_they_truly_turn_out(tmp_path: Path) -> None:
     lived = World(PRESETS["messaging"].with_listeners(3_000), 0)
     lived.play(lived.built_in("logging"), 84, np.random.default_rng(0))
     logs = lived.log()
+    assert lived.mailroom is not None
     assert logs.end is not None
     assert logs.decisions is not None
+    said = signals(lived.mailroom)
     log = message_log(
-        logs.events, logs.decisions, logs.users, logs.items, logs.end, lambda ids: np.arange(len(ids)), lived.signals()
+        logs.events, logs.decisions, logs.users, logs.items, logs.end, lambda ids: np.arange(len(ids)), said
     )
     reward = train_message_reward(log, MessageCatalog.of(logs.items))[0]
     evening = fresh_evening("messaging", 0, 1_200)
