@@ -19,7 +19,7 @@ from data.local_time import local_clock
 from data.message_log import take_contexts
 from data.schema import ACTION_CODE
 from data.world import PRESETS, World, burned_in
-from data.world.environment import MessageContexts, MessagePolicy, Messages
+from data.world.environment import MessageContexts, MessagePoints, MessagePolicy, Messages, no_messages
 from data.world.messages import Mailing
 from data.world.settings import CHANNELS
 from data.world.truth import Tally, message_metrics, metrics
@@ -105,6 +105,38 @@ def play_messages(
         lived[name], daily[name], shown[name] = _live(world, policy, settings.horizon_days, seed, on_day)
     examples = _examples(world, shown)
     return MessageSection(world.settings.name, [Rollout(lived, seed, settings)], daily, examples)
+
+
+def true_effects(world: World, choice: Messages, lucks: Sequence[int], days: int = 28) -> Floats:
+    """(lucks, B) what sending `choice` this morning adds to active days over `days`, instead of holding.
+
+    Both are lived by the same people with the same luck, once for every luck; afterwards the logging policies decide.
+    One life says little of one listener's effect: it is their mean over lucks, or over listeners, that is known.
+    """
+    points = world.observe()
+    if not isinstance(points, MessagePoints):
+        raise InputError("messages: this is no morning on which messages are decided on")
+    held = no_messages(len(points.listeners))
+    gaps = [_active_days(world, choice, luck, days) - _active_days(world, held, luck, days) for luck in lucks]
+    found: Floats = np.stack(gaps)[:, points.listeners]
+    return found
+
+
+def _active_days(world: World, choice: Messages, luck: int, days: int) -> Floats:
+    """(U,) days with a visit, from a morning on which `choice` is sent."""
+    future = world.branch()
+    future.observe()  # this morning's opportunities are the world's own; the luck is another from here on
+    future.listener_seed = luck
+    future.act(choice, np.zeros(len(choice.column)), "sent@1")
+    rng, slates = np.random.default_rng(luck), future.built_in("logging")
+    visits = np.zeros((len(future.listeners), days))
+    for day in range(days):
+        future.play(slates, 1, rng)
+        for lived in future.rounds:
+            visits[lived.listeners, day] = 1.0
+        future.rounds.clear()
+    total: Floats = visits.sum(axis=1)
+    return total
 
 
 def fresh_evening(world: str, seed: int, listeners: int) -> World:

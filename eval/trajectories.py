@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,16 +36,6 @@ from eval.support import Support, verdict, without_propensities
 from eval.weights import WeightTally
 
 NAMES = ("trajectory", "sn_trajectory", "per_decision", "sn_per_decision", "dr", "sn_dr")
-PAPERS: Mapping[str, str] = MappingProxyType(
-    {
-        "trajectory": "Precup, Sutton & Singh 2000",
-        "sn_trajectory": "Precup, Sutton & Singh 2000, weighted",
-        "per_decision": "Precup, Sutton & Singh 2000",
-        "sn_per_decision": "Thomas 2015 (CWPDIS)",
-        "dr": "Jiang & Li 2016",
-        "sn_dr": "Thomas & Brunskill 2016 (WDR)",
-    }
-)
 PLAIN = OffPolicySettings(estimators=NAMES)
 LOG_LARGEST = 700.0  # what exp can hold
 

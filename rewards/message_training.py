@@ -132,12 +132,12 @@ def message_quality(reward: MessageReward, log: MessageLog) -> dict[str, Any]:
     return found
 
 
-def _measures(share: Floats, truth: NDArray[np.bool_]) -> dict[str, float]:
+def _measures(share: Floats, truth: NDArray[np.bool_]) -> dict[str, float | None]:
     return {
         "n": len(share),
         "predicted": float(share.mean()),
         "observed": float(truth.mean()),
-        "auc": auc(share, truth.astype(np.float64)),
+        "auc": auc(share, truth.astype(np.float64)) if 0 < truth.sum() < len(truth) else None,
         "ece": calibration_error(share, truth.astype(np.float64)),
     }
 
@@ -203,7 +203,7 @@ def _effects(
     for place, head in enumerate(EFFECTS):
         outcome = log.labels[LABEL_OF[head]] * (-1.0 if head == REACHABLE else 1.0)
         known, there = teach[~np.isnan(outcome[teach])], ~np.isnan(outcome[ask])
-        if not there.any() or len(np.unique(outcome[known])) < 2:
+        if any(len(np.unique(outcome[of])) < 2 for of in (known, ask[there])):
             continue  # nothing has closed, or nobody ever did it: no effect to be found
         expected = trees(wide[known], outcome[known], weight[known], seed, settings.rounds)
         rows = ask[there]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,6 @@ from data.errors import InputError
 from data.message_log import take_contexts
 from data.world.environment import MessageContexts
 from data.world.message_policies import allowed_channels
-from data.world.opportunities import HOLD_ID
 from data.world.settings import CHANNELS
 from rewards.message_features import SLOT_STARTS, Floats, MessageCatalog, Moves, moves, situation
 from rewards.objective import LoggingMoments, Objective, SlateScores
@@ -37,7 +36,7 @@ FORMAT = 1
 NAME = "messages"  # of its folder in a run's rewards/
 HEADS = ("opens", "caused_sessions", "active_days_28", "converted_28", "reachable_28")
 REACHABLE = "reachable_28"
-DEFAULT_WEIGHTS = {"active_days_28": 1.0, "converted_28": 0.25}
+DEFAULT_WEIGHTS = {"active_days_28": 1.0}
 SUPPORTED_SENDS = 50  # of a domain, by a channel, in a slot: what fewer say is taken less for true
 IN_APP = CHANNELS.index("in_app")
 _CHUNK = 1024
@@ -336,14 +335,3 @@ class MessageReward:
         """A reward with the default objective."""
         plain = cls(catalog, folds, sending, seen, moments, logged_reach, moments.objective(DEFAULT_WEIGHTS))
         return plain.weighted()
-
-    @property
-    def hold(self) -> int:
-        """The row of the item that stands for sending nothing; -1 where the log has none."""
-        return self.catalog.item_ids.index(HOLD_ID) if HOLD_ID in self.catalog.item_ids else -1
-
-
-def describe(reward: MessageReward) -> dict[str, object]:
-    """The objective in numbers, for manifests and reports."""
-    objective = asdict(replace(reward.objective, weights=dict(reward.objective.weights)))
-    return {"heads": list(HEADS), "logged_reach": reward.logged_reach, "objective": objective}

@@ -28,6 +28,7 @@ from data.ingest import write_store
 from data.store import write_parquet
 from data.world import PRESETS, World, burned_in, paired
 from data.world.environment import Truth
+from data.world.mailroom import signals
 
 BURN_IN_DAYS = 28
 SLATE_POLICIES = ("logging", "random", "popularity", "greedy_click", "oracle")
@@ -67,7 +68,7 @@ def stage(args: SimulateArguments) -> bool:
             world.play(policy, 1, rng)
         write_store(world.log(), folder, source=f"world {args.world}")
         if world.mailroom is not None:
-            write_parquet(world.signals(), folder / SIGNALS)
+            write_parquet(signals(world.mailroom), folder / SIGNALS)
 
     logs = Path(args.run) / "logs"
     if logs.is_dir() and "reader" in (config := manifest(logs)["config"]):

@@ -110,7 +110,9 @@ def table_of(quality: dict[str, Any]) -> Table:
     for name, groups in quality.get("later", {}).items():
         for group, found in groups.items():
             cells = [f"{found['n']:,}", f"{found['predicted']:.2%}", f"{found['observed']:.2%}"]
-            table.add_row(name, group, *cells, f"{found['auc']:.3f}", f"{found['ece']:.4f}")
+            table.add_row(
+                name, group, *cells, "" if found["auc"] is None else f"{found['auc']:.3f}", f"{found['ece']:.4f}"
+            )
     return table
 
 

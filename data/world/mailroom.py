@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from data.errors import InputError
@@ -14,6 +15,7 @@ from data.world.coming import visit_probability
 from data.world.environment import MessagePoints, Messages, check_log_propensity
 from data.world.items import Items
 from data.world.listeners import Listeners, utc
+from data.world.message_record import message_signals
 from data.world.messages import (
     DECISION_HOUR,
     Answers,
@@ -26,6 +28,7 @@ from data.world.messages import (
     take,
 )
 from data.world.opportunities import make_messages, todays
+from data.world.record import user_ids
 from data.world.settings import CHANNELS, SLOTS, WorldSettings
 from data.world.state import State
 
@@ -172,6 +175,12 @@ class Mailroom:
         found = np.zeros(population, np.bool_)
         found[self.today.listeners[rows[of]]] = True
         return found
+
+
+def signals(room: Mailroom) -> pl.DataFrame:
+    """What the domains said of each opportunity since the start: user_id, item_id, time and value."""
+    listeners = max((int(mailing.listeners.max(initial=-1)) for mailing in room.mailings), default=-1) + 1
+    return message_signals(room.messages, room.mailings, user_ids(listeners))
 
 
 def check_messages(points: MessagePoints, choice: Messages, log_propensity: NDArray[np.float64], policy: str) -> None:

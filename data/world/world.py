@@ -44,12 +44,11 @@ from data.world.environment import (
 from data.world.items import make_items
 from data.world.listeners import make_listeners, utc, visit_hour
 from data.world.mailroom import Mailroom
-from data.world.message_record import OPPORTUNITIES, message_signals
 from data.world.messages import Answers
 from data.world.moments import ask, moment_of
 from data.world.opportunities import OFFER, WIN_BACK
 from data.world.policies import GreedyClick, LoggingPolicy, Oracle, PopularityPolicy, RandomPolicy, WorldContexts
-from data.world.record import Round, user_ids, write_logs
+from data.world.record import Round, write_logs
 from data.world.settings import SLOT_HOURS, SLOTS, WorldSettings, in_force
 from data.world.shocks import Purpose, normal, uniform
 from data.world.state import first_state, remember, rows_of
@@ -390,13 +389,6 @@ class World:
             [] if room is None else room.mailings,
             self.state.day,
         )
-
-    def signals(self) -> pl.DataFrame:
-        """What the domains said of each opportunity since the start: user_id, item_id, time, value."""
-        room, users = self.mailroom, user_ids(len(self.listeners))
-        if room is None:
-            return pl.DataFrame(schema=OPPORTUNITIES)
-        return message_signals(room.messages, room.mailings, users)
 
     def built_in(self, name: str) -> SlatePolicy:
         """The policy called logging, random, popularity, greedy_click or oracle, for this world's catalog.

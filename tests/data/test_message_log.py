@@ -11,6 +11,7 @@ from data.logs import Logs
 from data.message_log import MessageLog, message_log, take_contexts
 from data.outcomes import outcomes
 from data.world import World
+from data.world.mailroom import signals
 from tests.data.message_world import Watched, played
 
 DAYS = 36
@@ -34,7 +35,8 @@ def read(logs: Logs, said: pl.DataFrame | None) -> MessageLog:
 
 def test_contexts_and_decisions_are_those_that_the_policy_saw_and_took(lived: tuple[World, Watched, Logs]) -> None:
     world, watched, logs = lived
-    log = read(logs, world.signals())
+    assert world.mailroom is not None
+    log = read(logs, signals(world.mailroom))
     place = {name: row for row, name in enumerate(log.decision_id)}
     assert world.mailroom is not None
     seen = 0

@@ -7,11 +7,25 @@ import numpy as np
 import pytest
 
 from data.errors import InputError
+from data.message_log import message_log
 from data.world import PRESETS, World, burned_in
-from eval.messages import DAILY, MessageSection, front, play_messages, pooled_sections
+from data.world.environment import Messages, no_messages
+from data.world.mailroom import signals
+from eval.messages import (
+    DAILY,
+    MessageSection,
+    fresh_evening,
+    front,
+    play_messages,
+    pooled_sections,
+    true_effects,
+)
 from eval.report import make_report
 from eval.report.messages import messages_json
 from eval.rollout import RolloutSettings
+from policy.message_choice import legal_moves
+from rewards.message_features import MessageCatalog
+from rewards.message_training import train_message_reward
 from tests.eval.made_up import log_inputs, messages, world_inputs
 
 LISTENERS = 80
@@ -58,6 +72,51 @@ def test_examples_are_of_one_morning_and_say_what_each_policy_did(played: Messag
         assert title in example.offered
         assert example.decided["send_always"].endswith("at 18:00")
         assert "listened" in example.told or "never heard" in example.told
+
+
+def test_holding_adds_nothing_to_holding_and_sending_something_is_somebodys_doing(world: World) -> None:
+    points = world.observe()
+    batch = len(points.listeners)
+    assert not true_effects(world, no_messages(batch), (1, 2), days=5).any()
+    sent = world.message_policy("send_always").choose(points.contexts, np.random.default_rng(0))[0]  # type: ignore[arg-type]
+    found = true_effects(world, sent, (1, 2), days=5)
+    assert found.shape == (2, batch)
+    assert found.any()
+    assert (found[0] != found[1]).any(), "another luck is another life"
+    assert world.day == 7
+
+
+@pytest.mark.nightly
+def test_the_reward_ranks_moves_as_they_truly_turn_out(tmp_path: Path) -> None:
+    """A fresh morning, a random move for everybody: by predicted tenths, true effects rise, and more than by opens."""
+    lived = World(PRESETS["messaging"].with_listeners(3_000), 0)
+    lived.play(lived.built_in("logging"), 84, np.random.default_rng(0))
+    logs = lived.log()
+    assert lived.mailroom is not None
+    assert logs.end is not None
+    assert logs.decisions is not None
+    said = signals(lived.mailroom)
+    log = message_log(
+        logs.events, logs.decisions, logs.users, logs.items, logs.end, lambda ids: np.arange(len(ids)), said
+    )
+    reward = train_message_reward(log, MessageCatalog.of(logs.items))[0]
+    evening = fresh_evening("messaging", 0, 1_200)
+    contexts = evening.observe().contexts
+    column, channel, hour, allowed = legal_moves(contexts, 3)  # type: ignore[arg-type]
+    rng = np.random.default_rng(0)
+    luck = np.where(allowed, rng.random(allowed.shape), -1.0)
+    rows, pick = np.arange(len(luck)), luck.argmax(axis=1)
+    sends = allowed.any(axis=1)
+    column, channel, hour = (np.where(sends, of[rows, pick], -1) for of in (column, channel, hour))
+    choice = Messages(column.astype(np.int32), channel.astype(np.int8), hour.astype(np.int8))
+    heads = reward.score(contexts, column[:, None], channel[:, None], hour[:, None]).heads  # type: ignore[arg-type]
+    true = true_effects(evening, choice, range(90_000, 90_014)).mean(axis=0)[sends]
+    foretold = heads["active_days_28"][sends, 0]
+    slope = np.polyfit(foretold, true, 1)[0]
+    error = true.std() / foretold.std() / np.sqrt(len(true))
+    print(f"slope of truth on what is foretold {slope:.2f}, standard error {error:.2f}")
+    assert slope > 1.645 * error, "what is foretold to be better is better"
+    assert abs(slope - 1.0) < 3.0 * error, "by about as much"
 
 
 def test_the_front_leaves_out_who_is_beaten_at_both() -> None:
