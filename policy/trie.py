@@ -236,6 +236,20 @@ class Trie:
         column = torch.where(exhausted, code + offset, 0)  # column 0 is a move: closed at every level
         return mask.scatter_(1, column, False)
 
+    def legal_after_all(self, level: int, eligibility: Eligibility) -> Tensor:
+        """Which codes lead on to an eligible item from each node of `level`: (B or 1, nodes_at[level], size)."""
+        children = self.window[level][:-1]
+        if eligibility.group is None:
+            return self._open(level, children, eligibility)[None]
+        return self._open(level, children.expand(len(eligibility.group), -1, -1), eligibility)
+
+    def edges(self, level: int) -> tuple[Tensor, Tensor]:
+        """For each node of level + 1, the node of `level` it hangs under and the code leading on: (nodes,) each."""
+        first = sum(self.nodes_at[: level + 1])
+        leaf = self.node_lo[first : first + self.nodes_at[level + 1]]
+        above = self.leaf_path[leaf, level - 1] if level else torch.zeros_like(leaf)
+        return above, self.leaf_code[leaf, level]
+
     def _open(self, level: int, children: Tensor, eligibility: Eligibility) -> Tensor:
         """Whether there is an eligible item under each of `children` (R, size), which belong to level + 1."""
         last = self.nodes_at[level + 1] - 1
