@@ -1,8 +1,8 @@
-"""A policy as a next-item ranker: every item scored exactly, alone or with what counting knows added as a prior."""
+"""A policy as a next-item ranker: its best new items exactly, alone or with what counting knows added as a prior."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,16 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.histories import Contexts, Decisions, Histories, contexts
-from eval.ranking import TransitionCount, best_unseen, hits, last_items
-from policy.beam import item_log_probs
+from data.histories import Decisions, Histories, contexts
+from eval.ranking import TransitionCount, hits, last_items, seen_before
+from policy.beam import best_items
 from policy.checkpoint import Speaker
 from policy.item_prior import ItemPrior
-from policy.moves import MOVES
 
-STATES = 16_384  # prefixes read at once
-WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
-BACKINGS = (1.0, 5.0, 25.0)
+AT_ONCE = 128
+WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0)
+BACKINGS = (5.0,)
 
 
 @dataclass(frozen=True)
@@ -35,32 +34,22 @@ class CountPrior:
         return self.weight * torch.from_numpy(self.counted.log_probs(last, self.backing))
 
 
-def policy_scores(
-    spoken: Speaker, known: Contexts, prior: CountPrior | None = None, last: NDArray[np.int32] | None = None
-) -> Iterator[Tensor]:
-    """Log-probabilities (b, n_items) of the next item under the policy, in blocks of rows in order.
-
-    With `prior`, it is added to the policy's logits as in decoding; `last` (N,) is then each row's latest item.
-    """
-    trie = spoken.grammar.trie
-    at_once = max(1, STATES // (len(MOVES) * sum(trie.nodes_at[:-1])))
-    device = spoken.legal.device
-    for start in range(0, len(known), at_once):
-        rows = np.arange(start, min(start + at_once, len(known)))
-        ids, mask = spoken.prompt.encode(known.take(rows), None)
-        said = None
-        if prior is not None and last is not None:
-            said = ItemPrior.of(trie, prior.log_weights(last[rows]))
-        yield item_log_probs(spoken.legal, ids.to(device), mask.to(device), prior=said).cpu()
-
-
 def rank_by_policy(
     spoken: Speaker, histories: Histories, targets: Decisions, k: int, prior: CountPrior | None = None
 ) -> NDArray[np.int32]:
-    """The k likeliest items that are new to the user, for each target: (N, k), exact."""
+    """The k likeliest items that are new to the user, for each target: (N, k), exact; with a prior as in decoding."""
     known = contexts(histories, targets, spoken.settings.history_length)
-    scores = policy_scores(spoken, known, prior, last_items(histories, targets))
-    return best_unseen(scores, histories, targets, k)
+    rows, items = seen_before(histories, targets)
+    last, device, found = last_items(histories, targets), spoken.legal.device, []
+    for start in range(0, len(known), AT_ONCE):
+        some = np.arange(start, min(start + AT_ONCE, len(known)))
+        ids, mask = spoken.prompt.encode(known.take(some), None)
+        begin, end = np.searchsorted(rows, [start, start + len(some)])
+        new = torch.ones(len(some), spoken.grammar.trie.items, dtype=torch.bool)
+        new[torch.from_numpy(rows[begin:end] - start), torch.from_numpy(items[begin:end].astype(np.int64))] = False
+        said = None if prior is None else ItemPrior.of(spoken.grammar.trie, prior.log_weights(last[some]), new)
+        found.append(best_items(spoken.legal, ids.to(device), mask.to(device), k, new.to(device), said).cpu())
+    return torch.cat(found).numpy().astype(np.int32)
 
 
 def with_prior(scores: Iterable[Tensor], prior: CountPrior, last: NDArray[np.int32]) -> Iterator[Tensor]:
@@ -72,21 +61,18 @@ def with_prior(scores: Iterable[Tensor], prior: CountPrior, last: NDArray[np.int
 
 
 def choose_prior(
-    scores: Sequence[Tensor], counted: TransitionCount, histories: Histories, validation: Decisions
+    rank: Callable[[CountPrior], NDArray[np.int32]], counted: TransitionCount, validation: Decisions
 ) -> CountPrior:
-    """The weight and backing whose prior, added to these log-probabilities, ranks `validation` best (NDCG@10).
+    """The weight and backing with which `rank` puts the answers of `validation` best (NDCG@10).
 
-    scores: blocks as `policy_scores` gives them for `validation`, whose answers `counted` must not have seen.
+    `rank` gives ten items for each of the validation's questions under a prior; `counted` must not have seen the
+    answers.
     """
-    last, answers = last_items(histories, validation), validation.slate[:, 0]
     best: tuple[float, CountPrior] | None = None
     for backing in BACKINGS:
         for weight in WEIGHTS:
-            if weight == 0 and backing != BACKINGS[0]:
-                continue
             prior = CountPrior(counted, weight, backing)
-            ranked = best_unseen(with_prior(scores, prior, last), histories, validation, 10)
-            ndcg = float(hits(ranked, answers, (10,))["ndcg@10"].mean())
+            ndcg = float(hits(rank(prior), validation.slate[:, 0], (10,))["ndcg@10"].mean())
             if best is None or ndcg > best[0]:
                 best = (ndcg, prior)
     assert best is not None

@@ -99,10 +99,10 @@ class SlateGrammar:
         eligible: Tensor | Eligibility | None = None,
         prior: ItemPrior | None = None,
     ) -> Tensor:
-        """Logits (B, C) of what follows `completion` (B, t): the prior's mass added, ILLEGAL where `legal` is not.
+        """Logits (B, C) of what follows `completion` (B, t): the prior added, ILLEGAL where `legal` is not.
 
-        The prior knows which items are eligible, not which the slate has already: a prefix weighs as much as before
-        when one of its items has been taken.
+        The prior knows which items are eligible, not which the slate has already: a prefix weighs as before when one of
+        its items has been taken.
         """
         said = completion.shape[1]
         if prior is not None and said:

@@ -7,7 +7,8 @@
 The log must end on one day for everybody, as the amazon reader makes it: the last item of each user is the test, the
 one before validates (SASRec's early stop, the prior's weight), what is before trains. Every ranker orders the whole
 catalog less what the user had before; ranks are exact and counted on items. All that is made is an artifact in the
-run's folder: a killed command goes on where it was, and `--only sft --first_seed 1 --seeds 1` makes one part of it.
+run's folder: a killed command goes on where it was, `--only sft --first_seed 1 --seeds 1` makes one part of it, and
+several processes may make a seed each.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from data.errors import InputError, exit_on_input_error
 from data.histories import Decisions, contexts
 from data.store import LogStore
 from eval.intervals import mean_interval
-from eval.next_item import choose_prior, policy_scores, rank_by_policy, with_prior
+from eval.next_item import choose_prior, rank_by_policy, with_prior
 from eval.ranking import (
     Popularity,
     RankingSettings,
@@ -77,7 +78,7 @@ class RankingArguments:
     set: list[str] = field(default_factory=list, metadata={"help": "preset fields to change"})
     sasrec_epochs: int = field(default=60, metadata={"help": "epochs of SASRec at most"})
     history_length: int = field(default=20, metadata={"help": "items of a history in the prompt"})
-    asked: int = field(default=2_000, metadata={"help": "validation users that the prior's weight is chosen on"})
+    asked: int = field(default=500, metadata={"help": "validation users that the prior's weight is chosen on"})
     only: str | None = field(default=None, metadata={"help": f"make one part and print nothing: {', '.join(PARTS)}"})
     json: bool = field(default=False, metadata={"help": "one JSON line on standard output, all else on standard error"})
 
@@ -200,9 +201,12 @@ def rankers(
     ranked: dict[str, NDArray[np.int32]] = {"SASRec": neural.rank(histories, test, K)}
     chosen: dict[str, Any] = {}
     with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"ranking, seed {seed}", total=4)
+        task = bar.add_task(f"ranking, seed {seed}", total=5)
         asked = list(neural.scores(contexts(histories, some, neural.length)))
-        prior = choose_prior([block.log_softmax(1) for block in asked], counted, histories, some)
+        latest = last_items(histories, some)
+        prior = choose_prior(
+            lambda tried: best_unseen(with_prior(asked, tried, latest), histories, some, K), counted, some
+        )
         known = neural.scores(contexts(histories, test, neural.length))
         with_counts = with_prior(known, prior, last_items(histories, test))
         ranked["SASRec + counts"] = best_unseen(with_counts, histories, test, K)
@@ -212,8 +216,8 @@ def rankers(
             ranked[name] = rank_by_policy(spoken, histories, test, K)
             bar.advance(task)
         spoken = policies["SFT"]
-        asked = list(policy_scores(spoken, contexts(histories, some, spoken.settings.history_length)))
-        prior = choose_prior(asked, counted, histories, some)
+        prior = choose_prior(lambda tried: rank_by_policy(spoken, histories, some, K, tried), counted, some)
+        bar.advance(task)
         ranked["SFT + counts"] = rank_by_policy(spoken, histories, test, K, prior)
         chosen["SFT + counts"] = {"weight": prior.weight, "backing": prior.backing}
         bar.advance(task)
@@ -298,10 +302,13 @@ def main() -> None:
         raise InputError(f"--only {args.only}: choose one of {', '.join(PARTS)}")
     console = Console(stderr=args.json)
     # Progress is for people: with --json nothing but the result is on standard output.
-    with run_lock(Path(args.run)), contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
-        here = split(args)
-        seeds = range(args.first_seed, args.first_seed + args.seeds)
-        folders = [made(args, here, seed, args.only) for seed in seeds]
+    with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
+        with run_lock(Path(args.run)):
+            here = split(args)
+        folders = []
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
+            with run_lock(Path(args.run) / f"seed-{seed}"):  # other seeds may be made by other processes
+                folders.append(made(args, here, seed, args.only))
         if args.only:
             return
         found = findings(here, folders)

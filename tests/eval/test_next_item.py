@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.histories import contexts
-from eval.next_item import CountPrior, choose_prior, policy_scores, rank_by_policy, with_prior
-from eval.ranking import RankingSettings, TransitionCount, hits, last_items, next_item_targets
+from eval.next_item import CountPrior, choose_prior, rank_by_policy, with_prior
+from eval.ranking import RankingSettings, TransitionCount, hits, last_items, next_item_targets, seen_before
 from tests.eval.test_ranking import HOUR, histories
 from tests.policy.conftest import make_catalog
 from tests.policy.test_language_model import make_speaker
@@ -26,9 +25,8 @@ def asked(make_catalog):
 
 def test_validation_chooses_the_counts_where_the_policy_knows_nothing(asked) -> None:
     spoken, log, targets, counted = asked
-    scores = list(policy_scores(spoken, contexts(log, targets, 4)))
-    prior = choose_prior(scores, counted, log, targets)
-    assert prior.weight > 0
+    prior = choose_prior(lambda tried: rank_by_policy(spoken, log, targets, 10, tried), counted, targets)
+    assert prior.weight >= 0.5
     alone, both = (rank_by_policy(spoken, log, targets, 10, chosen) for chosen in (None, prior))
     answers = targets.slate[:, 0]
     assert hits(both, answers, (10,))["ndcg@10"].mean() > hits(alone, answers, (10,))["ndcg@10"].mean() + 0.3
@@ -37,7 +35,10 @@ def test_validation_chooses_the_counts_where_the_policy_knows_nothing(asked) -> 
 def test_no_weight_changes_nothing(asked) -> None:
     spoken, log, targets, counted = asked
     none = CountPrior(counted, weight=0.0, backing=1.0)
-    scores = torch.cat(list(policy_scores(spoken, contexts(log, targets, 4))))
-    added = torch.cat(list(with_prior([scores], none, last_items(log, targets))))
-    assert torch.allclose(added, scores, atol=1e-4)
-    assert scores.exp().sum(1) == pytest.approx(1.0, abs=1e-4)
+    scores = torch.randn(len(targets), ITEMS)
+    added = torch.cat(list(with_prior(scores.split(7), none, last_items(log, targets))))
+    assert torch.allclose(added, scores.log_softmax(1), atol=1e-5)
+    plain, weightless = (rank_by_policy(spoken, log, targets, 5, prior) for prior in (None, none))
+    np.testing.assert_array_equal(plain, weightless)
+    rows, items = seen_before(log, targets)
+    assert not (plain[rows] == items[:, None]).any()

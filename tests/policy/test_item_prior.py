@@ -7,7 +7,7 @@ import torch
 
 from data.errors import InputError
 from policy.agent import slate_log_probs
-from policy.beam import item_log_probs, likeliest_items
+from policy.beam import best_items, item_log_probs, likeliest_items
 from policy.grammar import SlateGrammar
 from policy.item_prior import ItemPrior
 from policy.moves import MOVES
@@ -51,14 +51,27 @@ def test_only_eligible_items_have_probability(spoken, asked, of_each_row) -> Non
     assert bool((found == -torch.inf).eq(~eligible).all())
 
 
-def test_without_a_model_the_prior_is_what_is_drawn(spoken, asked, monkeypatch) -> None:
-    """All rows of the head at zero: every logit is level, and what is left is the prior, item by item."""
-    _, ids, mask = asked
-    monkeypatch.setattr(type(spoken.legal), "catalog_head", lambda self: torch.zeros(spoken.vocabulary.size, 32))
-    for log_weights in (weights(), weights(5)):
-        prior = ItemPrior.of(spoken.grammar.trie, log_weights)
-        found = item_log_probs(spoken.legal, ids, mask, prior=prior)
+def test_over_a_policy_without_opinion_the_product_is_the_prior(make_catalog, monkeypatch) -> None:
+    """Every ID of the catalog is taken and every logit level, so that all items are equally likely before."""
+    level = make_speaker(make_catalog(32, level_sizes=(2, 4, 4)), slate_size=1)
+    ids, mask = level.prompt.encode(make_contexts(32, 5), None)
+    monkeypatch.setattr(type(level.legal), "catalog_head", lambda self: torch.zeros(level.vocabulary.size, 32))
+    for log_weights in (weights()[:32], weights(5)[:, :32]):
+        found = item_log_probs(level.legal, ids, mask, prior=ItemPrior.of(level.grammar.trie, log_weights))
         assert torch.allclose(found, log_weights.log_softmax(-1).expand(5, -1), atol=1e-4)
+
+
+def test_weights_that_are_all_alike_change_nothing(spoken, asked) -> None:
+    _, ids, mask = asked
+    eligible = torch.arange(ITEMS) % 3 > 0
+    none = ItemPrior.of(spoken.grammar.trie, torch.full((ITEMS,), -7.0), eligible)
+    plain = item_log_probs(spoken.legal, ids, mask, eligible)
+    assert torch.allclose(item_log_probs(spoken.legal, ids, mask, eligible, none), plain, atol=1e-4)
+    one, other = (
+        spoken.legal.draw(ids, mask, 8, generator=torch.Generator().manual_seed(0), eligible=eligible, prior=prior)
+        for prior in (None, none)
+    )
+    assert torch.equal(one.tokens, other.tokens)
 
 
 def test_beams_and_draws_follow_the_scores_under_a_prior(spoken, asked) -> None:
@@ -80,6 +93,18 @@ def test_beams_and_draws_follow_the_scores_under_a_prior(spoken, asked) -> None:
         assert ((per_pair * pair).amax(1) <= found.exp().gather(1, items[:, :1]).squeeze(1) + 1e-5).all()
 
 
+@pytest.mark.parametrize("width", [1, 4, 64])
+@pytest.mark.parametrize("with_prior", [False, True])
+def test_the_best_items_are_those_of_all_scores_however_few_are_read(spoken, asked, width, with_prior) -> None:
+    _, ids, mask = asked
+    eligible = torch.rand(5, ITEMS, generator=torch.Generator().manual_seed(0)) < 0.5
+    eligible[4] = torch.arange(ITEMS) < 4  # fewer than are asked for
+    prior = ItemPrior.of(spoken.grammar.trie, weights(5), eligible) if with_prior else None
+    scores, order = item_log_probs(spoken.legal, ids, mask, eligible, prior).topk(6, 1)
+    found = best_items(spoken.legal, ids, mask, 6, eligible, prior, width)
+    assert torch.equal(found, order.masked_fill(scores == -torch.inf, -1))
+
+
 def test_a_slate_under_a_prior_still_has_no_item_twice(make_catalog) -> None:
     spoken = make_speaker(make_catalog(ITEMS), slate_size=3)
     ids, mask = spoken.prompt.encode(make_contexts(ITEMS, 4), None)
@@ -94,12 +119,14 @@ def test_ineligible_items_weigh_nothing_and_no_weight_is_no_way(spoken) -> None:
     eligible = torch.arange(ITEMS) % 2 == 0
     by_mask = ItemPrior.of(trie, weights(), eligible)
     by_weight = ItemPrior.of(trie, weights().masked_fill(~eligible, -torch.inf))
-    for one, other in zip(by_mask.mass, by_weight.mass, strict=True):
-        assert torch.equal(one, other)
-    total = weights()[eligible].logsumexp(0)
-    assert by_mask.mass[0].logsumexp(1).item() == pytest.approx(
-        total.item() - weights()[eligible].max().item(), abs=1e-4
-    )
+    legal = trie.count(eligible).counts[0]
+    for level, (one, other) in enumerate(zip(by_mask.mean, by_weight.mean, strict=True)):
+        first = sum(trie.nodes_at[: level + 1])
+        share = (legal / trie.count(None).counts[0])[first : first + one.shape[1]]  # of a mean over more items
+        assert torch.allclose(one.exp() * share, other.exp(), atol=1e-5)
+    best = weights()[eligible].max()
+    leaves = by_mask.mean[-1][0].new_empty(ITEMS).index_copy_(0, trie.leaf_item, by_mask.mean[-1][0])
+    assert torch.allclose(leaves[eligible], weights()[eligible] - best, atol=1e-4)
 
 
 def test_a_prior_of_another_catalog_is_refused(spoken) -> None:
@@ -119,5 +146,5 @@ def test_a_grammar_of_longer_slates_restricts_the_second_item_too(make_catalog) 
     legal = grammar.legal(said)
     assert bool((found[~legal] == 0).all())
     offset, size = grammar.trie.level_offsets[0], grammar.trie.level_sizes[0]
-    mass = prior.at(0, torch.zeros(1, dtype=torch.long)).masked_fill(~legal[:, offset : offset + size], -torch.inf)
-    assert torch.allclose(found[:, offset : offset + size], mass.softmax(-1), atol=1e-6)
+    mean = prior.at(0, torch.zeros(1, dtype=torch.long)).masked_fill(~legal[:, offset : offset + size], -torch.inf)
+    assert torch.allclose(found[:, offset : offset + size], mean.softmax(-1), atol=1e-6)
