@@ -205,7 +205,8 @@ class TransitionCount:
                 found = slice(int(self.offsets[item]), int(self.offsets[item + 1]))
                 table[row, self.successor[found]] += self.counts[found]
                 total[row] += self.counts[found].sum()
-        return np.log(table / total[:, None]).astype(np.float32)
+        shares: NDArray[np.float32] = np.log(table / total[:, None]).astype(np.float32)
+        return shares
 
 
 def seen_before(histories: Histories, targets: Decisions) -> tuple[NDArray[np.int64], Rows]:
