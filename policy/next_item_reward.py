@@ -34,10 +34,12 @@ class NextItemReward:
     @torch.no_grad()
     def __call__(self, rows: Tensor, slates: Tensor) -> Tensor:
         """Rewards (M, N) of slates (M, N, K) for the decisions in `rows` (M,): 1 for the answer, near x cosine (not
-        below 0) for others, averaged over places with the discounts of DCG (1 / log2(1 + place)).
+        below 0) for others, nothing for a place left empty (-1), averaged over places with the discounts of DCG
+        (1 / log2(1 + place)).
         """
         answer = self.answers[rows]
         alike = (self.vectors[slates] @ self.vectors[answer][:, None, :, None]).squeeze(-1)  # (M, N, K)
         worth = torch.where(slates == answer[:, None, None], 1.0, self.near * alike.clamp(min=0))
+        worth = worth.masked_fill(slates < 0, 0.0)
         discount = 1 / torch.log2(torch.arange(slates.shape[-1]) + 2.0)
         return (worth * discount).sum(-1) / discount.sum()

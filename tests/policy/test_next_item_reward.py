@@ -19,5 +19,6 @@ def test_the_answer_is_worth_one_its_like_less_and_its_opposite_nothing(make_cat
     first, second = reward(torch.tensor([0]), torch.tensor([[[0, 2], [2, 0]]]))[0].tolist()
     assert first > second > 0
     assert first + second == pytest.approx(1.0)
+    assert reward(torch.tensor([0]), torch.tensor([[[-1, 0]]])).item() == pytest.approx(second)  # an empty place
     known = NextItemReward.of(np.array([2], dtype=np.int32), catalog)
     assert known(torch.tensor([0]), torch.tensor([[[2]]])).item() == 1.0

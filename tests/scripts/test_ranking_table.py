@@ -11,7 +11,7 @@ from data.errors import InputError
 from scripts import ranking_table
 
 TINY = ["layers=1", "hidden=32", "heads=1", "text_tokens=300", "history_passes=1", "sft_slates=64", "batch=16"]
-TINY += ["grpo_slates=16", "grpo_batch=8"]
+TINY += ["grpo_slates=32", "grpo_batch=16"]
 
 
 @pytest.fixture
