@@ -2,8 +2,9 @@
 
 Words are placed by `data.text_vectors`. Company is session co-occurrence: positive pointwise mutual information
 of items within a few places of each other in a session (Levy & Goldberg, NeurIPS 2014, with their context smoothing),
-reduced the same way. Each part is of unit length before they are joined. An item that few have met borrows from what
-its words say about company, by a ridge regression over the items that many have; one without words has company alone.
+reduced the same way; where sessions hold one item each, in a user's history. Each part is of unit length before they
+are joined. An item that few have met borrows from what its words say about company, by a ridge regression over the
+items that many have; one without words has company alone.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from data.text_vectors import fit_text, place_text, reduce, unit
 
 Floats = npt.NDArray[np.float32]
 
+LEAST_TOGETHER = 0.1  # share of interactions in a session with others below which a user's whole history is one
 _LIKED = ("play", "complete", "save", "like", "open", "convert")
 
 
@@ -108,7 +110,10 @@ def _company_vectors(
 
 
 def _co_occurrences(items: pl.DataFrame, events: pl.DataFrame, window: int) -> Any:
-    """Symmetric counts (N, N), sparse: items up to `window` places apart in one session, near ones counting more."""
+    """Symmetric counts (N, N), sparse: items up to `window` places apart in one session, near ones counting more.
+
+    Where hardly any session holds two items, places are counted through each user's whole history.
+    """
     size = items.height
     rows = items.select("item_id", pl.int_range(pl.len(), dtype=pl.Int32).alias("row"))
     liked = events.filter(pl.col("item_id").is_not_null() & pl.col("action").is_in(_LIKED))
@@ -121,8 +126,11 @@ def _co_occurrences(items: pl.DataFrame, events: pl.DataFrame, window: int) -> A
         .group_by("user_id", "session_id", "row")
         .agg(pl.col("time").min())
         .sort("user_id", "session_id", "time", "row")
-        .select("row", sitting=pl.struct("user_id", "session_id").rle_id())
+        .with_columns(sitting=pl.struct("user_id", "session_id").rle_id())
     )
+    # A log of one item a session (purchases, reviews) still says who took what after what.
+    if walks.select((pl.len().over("sitting") > 1).mean()).item() < LEAST_TOGETHER:
+        walks = walks.sort("user_id", "time", "row").with_columns(sitting=pl.col("user_id").rle_id())
     item, sitting = walks["row"].to_numpy(), walks["sitting"].to_numpy()
     counts = sparse.csr_matrix((size, size), dtype=np.float64)
     for step in range(1, window + 1):

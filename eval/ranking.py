@@ -10,11 +10,13 @@ Both floors are fitted on interactions before the cut only. A first-order transi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from data.errors import InputError
 from data.histories import Decisions, Histories
@@ -126,6 +128,7 @@ class Popularity:
     """Items by how often they were taken before the cut; everybody gets the same list."""
 
     order: Rows  # (n_items,) best first, ties by item row
+    counts: NDArray[np.float64]  # (n_items,) how often each was taken, aged
 
     @classmethod
     def fit(cls, histories: Histories, items: int, cut: int, half_life_days: float | None = None) -> Popularity:
@@ -136,7 +139,7 @@ class Popularity:
         known = histories.time < cut
         weight = decay(histories.time[known], cut, half_life_days)
         counts = np.bincount(histories.item[known], weights=weight, minlength=items)
-        return cls(np.argsort(-counts, kind="stable").astype(np.int32))
+        return cls(np.argsort(-counts, kind="stable").astype(np.int32), counts.astype(np.float64))
 
     def rank(self, rows: int, k: int) -> Rows:
         """The k most popular items, the same for each of `rows` questions, (rows, k)."""
@@ -152,6 +155,7 @@ class TransitionCount:
 
     offsets: NDArray[np.int64]  # (n_items + 1,)
     successor: Rows  # (transitions,)
+    counts: NDArray[np.float64]  # (transitions,) how often, aged
     popularity: Popularity
 
     @classmethod
@@ -172,7 +176,7 @@ class TransitionCount:
         first, second = np.divmod(codes, items)
         best = np.lexsort((place[second], -counts, first))
         offsets = np.concatenate([[0], np.cumsum(np.bincount(first, minlength=items))])
-        return cls(offsets.astype(np.int64), second[best].astype(np.int32), popularity)
+        return cls(offsets.astype(np.int64), second[best].astype(np.int32), counts[best].astype(float), popularity)
 
     def rank(self, last: Rows, k: int) -> Rows:
         """k items each, (N, k), for questions whose latest interaction was with `last` (N,); -1 = none: popularity."""
@@ -185,6 +189,60 @@ class TransitionCount:
                 found = np.concatenate([found, reserve[~np.isin(reserve, found)][: k - found.size]])
             table[row] = padded(found, k)
         return table[inverse]
+
+    def log_probs(self, last: Rows, backing: float) -> NDArray[np.float32]:
+        """Log-probability of every item to follow `last` (N,): (N, n_items), as a prior for another ranker.
+
+        `backing` imagined transitions from each item go to items by popularity, each counted once more than it was
+        taken (Dirichlet smoothing: MacKay & Peto 1995), so that nothing is impossible.
+        """
+        share = self.popularity.counts + 1.0
+        backed = backing * share / share.sum()
+        table = np.tile(backed, (last.size, 1))
+        total = np.full(last.size, backing)
+        for row, item in enumerate(last.tolist()):
+            if item >= 0:
+                found = slice(int(self.offsets[item]), int(self.offsets[item + 1]))
+                table[row, self.successor[found]] += self.counts[found]
+                total[row] += self.counts[found].sum()
+        shares: NDArray[np.float32] = np.log(table / total[:, None]).astype(np.float32)
+        return shares
+
+
+def seen_before(histories: Histories, targets: Decisions) -> tuple[NDArray[np.int64], Rows]:
+    """What a user had before each target: rows of the targets and catalog rows, (M,) each, one pair an interaction."""
+    first = histories.offsets[targets.user]
+    had = (targets.start - first).astype(np.int64)
+    rows = np.repeat(np.arange(len(had)), had)
+    within = np.arange(int(had.sum())) - np.repeat(np.cumsum(had) - had, had)
+    return rows, histories.item[np.repeat(first, had) + within]
+
+
+def best_unseen(scores: Iterable[Tensor], histories: Histories, targets: Decisions, k: int) -> Rows:
+    """The k best-scored items that are new to the user, (N, k), from scores (b, n_items) in blocks of rows in order.
+
+    -1 where fewer are new. Ranks are exact: every item is compared.
+    """
+    rows, items = seen_before(histories, targets)
+    found, start = [], 0
+    for block in scores:
+        begin, end = np.searchsorted(rows, [start, start + len(block)])
+        new = block.float().clone()
+        new[torch.from_numpy(rows[begin:end] - start), torch.from_numpy(items[begin:end].astype(np.int64))] = -torch.inf
+        best, order = new.topk(min(k, new.shape[1]), 1)
+        order = order.masked_fill(best == -torch.inf, -1)
+        found.append(torch.nn.functional.pad(order, (0, k - order.shape[1]), value=-1))
+        start += len(block)
+    return torch.cat(found).numpy().astype(np.int32)
+
+
+def only_unseen(ranked: Rows, histories: Histories, targets: Decisions, k: int) -> Rows:
+    """`ranked` (N, K) without what the user had before each target, cut to k: (N, k), -1 where a list runs out."""
+    rows, items = seen_before(histories, targets)
+    size = int(max(ranked.max(initial=0), items.max(initial=0))) + 1
+    had = np.isin(np.arange(len(ranked))[:, None] * size + ranked, rows * size + items) | (ranked < 0)
+    order = np.argsort(had, axis=1, kind="stable")[:, :k]
+    return np.where(np.take_along_axis(had, order, 1), -1, np.take_along_axis(ranked, order, 1)).astype(np.int32)
 
 
 def last_items(histories: Histories, targets: Decisions) -> Rows:

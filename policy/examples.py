@@ -143,36 +143,61 @@ def slate_sequences(spoken: Speaker, examples: SlateExamples) -> tuple[list[list
     return sequences, labels
 
 
-def history_sequences(
-    spoken: Speaker, histories: Histories, until: int, length: int, passes: float, seed: int
-) -> list[list[int]]:
-    """Histories before `until` as packed blocks of `length` tokens: codes and reaction of each interaction, in order.
+@dataclass(frozen=True)
+class HistoryBlocks:
+    """Histories packed for reading: `tokens` of each block, and how long each of the parts in it is (they sum up).
 
-    A user's part begins with `<history>`. `passes` below 1 takes that share of the users, above 1 repeats them in other
-    orders.
+    A part is of one user and begins with `<history>`. Parts of a block know nothing of each other: a reader must not
+    let one see the next (`policy.sft` restarts positions, and attention stops there).
+    """
+
+    tokens: list[list[int]]
+    parts: list[list[int]]
+
+
+def history_blocks(
+    spoken: Speaker,
+    histories: Histories,
+    until: int,
+    length: int,
+    passes: float,
+    seed: int,
+    thinning: float = 0.0,
+) -> HistoryBlocks:
+    """Histories before `until`, packed into blocks of at most `length` tokens: codes and reaction of each interaction.
+
+    `passes` below 1 takes that share of the users, above 1 repeats them in other orders. From the second pass on, every
+    interaction is left out with probability `thinning`, so that a history is not the same lesson twice and what nearly
+    follows is learned too. A history that does not fit into what is left of a block goes into the next; one longer than
+    half a block is cut.
     """
     rng = np.random.default_rng(seed)
     code = spoken.vocabulary.code_tokens  # (N, L)
     reaction = np.asarray([spoken.vocabulary.ids[f"<did_{action}>"] for action in ACTIONS])
     opening = spoken.vocabulary.ids["<history>"]
+    each = code.shape[1] + 1
     users = len(histories.user_ids)
     whole = int(passes)
     order = [rng.permutation(users) for _ in range(whole)]
     order.append(rng.permutation(users)[: round((passes - whole) * users)])
-    blocks: list[list[int]] = []
-    current: list[int] = []
-    for user in np.concatenate(order).tolist():
-        rows = slice(int(histories.offsets[user]), int(histories.offsets[user + 1]))
-        known = (histories.time[rows] < until) & (histories.item[rows] >= 0)
-        if known.sum() < 2:
-            continue
-        items, actions = histories.item[rows][known], histories.action[rows][known]
-        said = np.concatenate([code[items], reaction[actions][:, None]], 1)
-        current += [opening, *said.ravel().tolist()]
-        while len(current) >= length:
-            blocks.append(current[:length])
-            current = current[length:]
-    return blocks
+    packed = HistoryBlocks([[]], [[]])
+    for number, of_pass in enumerate(order):
+        for user in of_pass.tolist():
+            rows = np.arange(int(histories.offsets[user]), int(histories.offsets[user + 1]))
+            rows = rows[(histories.time[rows] < until) & (histories.item[rows] >= 0)]
+            if number and thinning:
+                rows = rows[rng.random(len(rows)) >= thinning]
+            while len(rows) >= 2:
+                room = (length - len(packed.tokens[-1]) - 1) // each
+                if room < 2 or (room < len(rows) and 2 * (1 + each * len(rows)) <= length):
+                    packed.tokens.append([])
+                    packed.parts.append([])
+                    continue
+                part, rows = rows[:room], rows[room:]
+                said = np.concatenate([code[histories.item[part]], reaction[histories.action[part]][:, None]], 1)
+                packed.tokens[-1] += [opening, *said.ravel().tolist()]
+                packed.parts[-1].append(1 + said.size)
+    return packed if packed.tokens[-1] else HistoryBlocks(packed.tokens[:-1], packed.parts[:-1])
 
 
 def _askable(catalog: Catalog) -> list[tuple[str, NDArray[np.int32]]]:

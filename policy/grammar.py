@@ -14,9 +14,13 @@ import torch
 from torch import Tensor
 
 from data.errors import InputError
+from policy.item_prior import ItemPrior
 from policy.moves import MOVES
 from policy.trie import Eligibility, Trie
 from policy.vocabulary import Vocabulary
+
+# Finite, because trainers multiply probabilities by logits: 0 * -inf would be nan. exp(-1e9) is exactly zero.
+ILLEGAL = -1e9
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,37 @@ class SlateGrammar:
             return self._moves(rows)
         codes = self._codes(completion)
         done, level = divmod(said - 1, self.trie.levels)
-        whole = done * self.trie.levels
-        taken = self._leaves(codes[:, :whole].reshape(rows, done, self.trie.levels))
-        node = torch.zeros(rows, dtype=torch.long, device=self.trie.device)
-        for step in range(level):
-            node = self.trie.step(step, node, codes[:, whole + step])
-        return self._some_legal(self.trie.legal(level, node, counted, taken))
+        taken = self._leaves(codes[:, : done * self.trie.levels].reshape(rows, done, self.trie.levels))
+        return self._some_legal(self.trie.legal(level, self._node(codes), counted, taken))
+
+    def restricted(
+        self,
+        logits: Tensor,
+        completion: Tensor,
+        eligible: Tensor | Eligibility | None = None,
+        prior: ItemPrior | None = None,
+    ) -> Tensor:
+        """Logits (B, C) of what follows `completion` (B, t): the prior added, ILLEGAL where `legal` is not.
+
+        The prior knows which items are eligible, not which the slate has already: a prefix weighs as before when one of
+        its items has been taken.
+        """
+        said = completion.shape[1]
+        if prior is not None and said:
+            level = (said - 1) % self.trie.levels
+            offset, size = self.trie.level_offsets[level], self.trie.level_sizes[level]
+            more = prior.at(level, self._node(self._codes(completion))).clamp(min=ILLEGAL)
+            logits = logits.clone()
+            logits[:, offset : offset + size] += more
+        return logits.masked_fill(~self.legal(completion, eligible), ILLEGAL)
+
+    def _node(self, codes: Tensor) -> Tensor:
+        """Where the item that is being spelt has got to: the node (B,) of its level after `codes` (B, t - 1)."""
+        begun = codes.shape[1] // self.trie.levels * self.trie.levels
+        node = torch.zeros(len(codes), dtype=torch.long, device=self.trie.device)
+        for level in range(codes.shape[1] - begun):
+            node = self.trie.step(level, node, codes[:, begun + level])
+        return node
 
     def legal_all(self, completions: Tensor, eligible: Tensor | Eligibility | None = None) -> Tensor:
         """Legal tokens at every position of whole `completions` (B, T): `[:, t]` is `legal(completions[:, :t])`. (B,

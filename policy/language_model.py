@@ -22,10 +22,8 @@ from transformers.generation import GenerateDecoderOnlyOutput, GenerationConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from policy.branches import Branches
-from policy.grammar import SlateGrammar
-
-# Finite, because trainers multiply probabilities by logits: 0 * -inf would be nan. exp(-1e9) is exactly zero.
-ILLEGAL = -1e9
+from policy.grammar import ILLEGAL, SlateGrammar
+from policy.item_prior import ItemPrior
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,8 @@ class LegalSlateModel(PreTrainedModel):
                 past_key_values=past_key_values,
                 inputs_embeds=inputs_embeds,
                 labels=labels,
-                use_cache=use_cache,
+                # A loss wants no cache; and with one, transformers would not tell packed histories apart.
+                use_cache=False if use_cache is None and labels is not None else use_cache,
                 **({"num_items_in_batch": num_items_in_batch} if num_items_in_batch is not None else {}),
                 **({"logits_to_keep": logits_to_keep} if logits_to_keep else {}),
                 **kwargs,
@@ -172,11 +171,12 @@ class LegalSlateModel(PreTrainedModel):
         generator: torch.Generator | None = None,
         eligible: Tensor | None = None,
         keep_steps: bool = False,
+        prior: ItemPrior | None = None,
     ) -> SlateDraw:
         """Draw `samples` completions per prompt; each prompt is read once, whatever the number drawn from it.
 
         input_ids, attention_mask: (B, S) left padded, ending with `<slate>`. temperature 0 takes the likeliest token.
-        eligible: (N,) or (B, N) bool over the catalog, all items by default.
+        eligible: (N,) or (B, N) bool over the catalog, all items by default. prior: over items, added to the logits.
         """
         head, grammar = self.catalog_head(), self.grammar
         first = grammar.vocabulary.first
@@ -185,13 +185,15 @@ class LegalSlateModel(PreTrainedModel):
         hidden = branches.hidden.expand(-1, samples, -1)  # (B, N, H)
         if eligible is not None and eligible.ndim == 2:
             eligible = eligible.repeat_interleave(samples, 0)
+        if prior is not None:
+            prior = prior.rows(torch.arange(batch, device=device).repeat_interleave(samples))
         counted = grammar.eligibility(eligible)  # once, not once a step
         tokens = torch.empty(batch * samples, 0, dtype=torch.int64, device=device)
         total = torch.zeros(batch * samples, device=device)
         steps: list[Tensor] = []
         for step in range(grammar.length):
             logits = nn.functional.linear(hidden, head).float().flatten(0, 1)  # (B N, C)
-            logits = logits.masked_fill(~grammar.legal(tokens, counted), ILLEGAL) / max(temperature, 1e-4)
+            logits = grammar.restricted(logits, tokens, counted, prior) / max(temperature, 1e-4)
             log_probs = logits.log_softmax(-1)
             if temperature == 0:
                 choice = log_probs.argmax(-1, keepdim=True)

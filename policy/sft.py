@@ -8,7 +8,8 @@ that already has the vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -19,12 +20,13 @@ import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model
 from torch import Tensor
+from transformers import PreTrainedModel, Trainer
 from trl import SFTConfig, SFTTrainer
 
 from data.catalog import Catalog
 from data.histories import HISTORY_LENGTH, Decisions, Histories
 from policy.checkpoint import PolicySettings, Speaker, save_speaker, speaker
-from policy.examples import engaged_rows, engaged_slates, history_sequences, slate_sequences, word_slates
+from policy.examples import engaged_rows, engaged_slates, history_blocks, slate_sequences, word_slates
 from policy.language_model import causal_model
 from policy.presets import Preset, base_model
 from policy.start_rows import start_rows
@@ -109,8 +111,16 @@ def train_sft(
 def _read_histories(
     spoken: Speaker, histories: Histories, preset: Preset, settings: SFTSettings, config: SFTConfig, folder: Path
 ) -> None:
-    blocks = history_sequences(spoken, histories, settings.until, BLOCK, preset.history_passes, settings.seed)
-    if not blocks:
+    blocks = history_blocks(
+        spoken,
+        histories,
+        settings.until,
+        BLOCK,
+        preset.history_passes,
+        settings.seed,
+        preset.history_thinning,
+    )
+    if not blocks.tokens:
         return
     arguments: dict[str, Any] = {
         **machine_arguments(preset, folder, settings.seed),
@@ -124,14 +134,74 @@ def _read_histories(
         "loss_type": "nll",
         "dataset_kwargs": {"skip_prepare_dataset": True},
     }
-    trainer = SFTTrainer(
+    trainer = HistoryTrainer(
         model=spoken.model,
         args=SFTConfig(**arguments),
-        train_dataset=Dataset.from_dict({"input_ids": blocks, "labels": blocks}),
+        train_dataset=Dataset.from_dict({"input_ids": blocks.tokens, "parts": blocks.parts}),
         processing_class=spoken.tokenizer,
+        data_collator=PartsCollator(int(spoken.tokenizer.pad_token_id)),
     )
-    with_progress(trainer, f"SFT {preset.name}: histories").train()
+    with dropped_out(spoken.legal, preset.history_dropout):
+        with_progress(trainer, f"SFT {preset.name}: histories").train()
     write_metrics(trainer, folder, "histories")
+
+
+class HistoryTrainer(SFTTrainer):
+    """TRL's SFTTrainer less one thing: `compute_loss` is that of transformers, because TRL's also takes the entropy of
+    every token over the whole vocabulary, which for a small model costs as much as the model.
+    """
+
+    def compute_loss(self, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
+        return Trainer.compute_loss(self, model, inputs, *rest, **named)
+
+
+@dataclass(frozen=True)
+class PartsCollator:
+    """Pads blocks of histories to one width, and numbers positions from 0 in each part.
+
+    There is no attention mask: where positions restart, transformers lets attention stop
+    (`find_packed_sequence_indices`), so a user's history is read as it is when asked about, alone. A part's first token
+    is not predicted from the part before it.
+    """
+
+    pad: int
+
+    def __call__(self, examples: Sequence[Mapping[str, list[int]]]) -> dict[str, Tensor]:
+        width = max(len(example["input_ids"]) for example in examples)
+        ids = torch.full((len(examples), width), self.pad)
+        labels = torch.full((len(examples), width), -100)
+        positions = torch.zeros(len(examples), width, dtype=torch.long)
+        for row, example in enumerate(examples):
+            tokens = torch.tensor(example["input_ids"])
+            at = torch.cat([torch.arange(part) for part in example["parts"]])
+            ids[row, : len(tokens)], positions[row, : len(tokens)] = tokens, at
+            labels[row, : len(tokens)] = torch.where(at > 0, tokens, -100)
+        return {"input_ids": ids, "labels": labels, "position_ids": positions}
+
+
+@contextmanager
+def dropped_out(model: PreTrainedModel, share: float) -> Iterator[None]:
+    """While it lasts, a training `model` drops this share of what its embedding, attention and MLPs add to the stream.
+
+    (Residual dropout of Vaswani et al. 2017, section 5.4; Llama's own config knows dropout of attention weights only.)
+    """
+    if not share:
+        yield
+        return
+    drop = torch.nn.Dropout(share)
+
+    def thin(module: torch.nn.Module, _: Any, out: Any) -> Any:
+        if not module.training:
+            return out
+        return (drop(out[0]), *out[1:]) if isinstance(out, tuple) else drop(out)
+
+    parts = [part for name, part in model.named_modules() if name.endswith((".mlp", ".self_attn"))]
+    hooks = [part.register_forward_hook(thin) for part in (model.get_input_embeddings(), *parts)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _slates(

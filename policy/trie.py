@@ -216,10 +216,10 @@ class Trie:
         mask = torch.zeros((len(nodes), self.width), dtype=torch.bool, device=self.device)
         if eligibility.group is None:
             if level not in eligibility.open:
-                eligibility.open[level] = self._open(level, self.window[level], eligibility)
+                eligibility.open[level] = self.open_under(level, self.window[level], eligibility)
             mask[:, offset : offset + size] = eligibility.open[level][nodes]
         else:
-            mask[:, offset : offset + size] = self._open(level, self.window[level][nodes], eligibility)
+            mask[:, offset : offset + size] = self.open_under(level, self.window[level][nodes], eligibility)
         if taken.shape[1] == 0:
             return mask
 
@@ -236,8 +236,22 @@ class Trie:
         column = torch.where(exhausted, code + offset, 0)  # column 0 is a move: closed at every level
         return mask.scatter_(1, column, False)
 
-    def _open(self, level: int, children: Tensor, eligibility: Eligibility) -> Tensor:
-        """Whether there is an eligible item under each of `children` (R, size), which belong to level + 1."""
+    def legal_after_all(self, level: int, eligibility: Eligibility) -> Tensor:
+        """Which codes lead on to an eligible item from each node of `level`: (B or 1, nodes_at[level], size)."""
+        children = self.window[level][:-1]
+        if eligibility.group is None:
+            return self.open_under(level, children, eligibility)[None]
+        return self.open_under(level, children.expand(len(eligibility.group), -1, -1), eligibility)
+
+    def edges(self, level: int) -> tuple[Tensor, Tensor]:
+        """For each node of level + 1, the node of `level` it hangs under and the code leading on: (nodes,) each."""
+        first = sum(self.nodes_at[: level + 1])
+        leaf = self.node_lo[first : first + self.nodes_at[level + 1]]
+        above = self.leaf_path[leaf, level - 1] if level else torch.zeros_like(leaf)
+        return above, self.leaf_code[leaf, level]
+
+    def open_under(self, level: int, children: Tensor, eligibility: Eligibility) -> Tensor:
+        """Whether there is an eligible item under each of `children` (B, ...), which belong to level + 1."""
         last = self.nodes_at[level + 1] - 1
         first = sum(self.nodes_at[: level + 1])
         return (eligibility.at(children.clamp(max=last) + first) > 0) & (children <= last)

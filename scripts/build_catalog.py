@@ -33,6 +33,9 @@ class CatalogArguments:
 
     run: str = field(default="runs/demo", metadata={"help": "run folder with logs/"})
     levels: int = field(default=3, metadata={"help": "codes of a semantic ID"})
+    level_sizes: list[int] = field(
+        default_factory=list, metadata={"help": "how many codes each level has, instead of --levels; else by the items"}
+    )
     encoder: str = field(default="auto", metadata={"help": f"of items' words: {', '.join(ENCODERS)}"})
     train_share: float = field(default=0.6, metadata={"help": "share of the log's time whose behaviour is looked at"})
     seed: int = field(default=0, metadata={"help": "seed of the clustering"})
@@ -42,7 +45,9 @@ def stage(args: CatalogArguments) -> bool:
     """Write the catalog; True when it was made, False when it was there."""
     logs = Path(args.run) / "logs"
     # Which encoder it was is part of the config: installing one makes another catalog.
-    settings = CatalogSettings(levels=args.levels, vectors=VectorSettings(encoder=encoder_of(args.encoder)))
+    sizes = tuple(args.level_sizes) or None
+    levels = len(sizes) if sizes else args.levels
+    settings = CatalogSettings(levels, sizes, VectorSettings(encoder=encoder_of(args.encoder)))
 
     def make(folder: Path) -> None:
         store = LogStore(logs)

@@ -118,6 +118,16 @@ def test_behaviour_alone_groups_what_is_heard_together():
     assert unique(catalog.codes)
 
 
+def test_a_log_of_one_item_a_session_is_read_as_histories():
+    """Reviews, purchases: nothing is ever taken in one sitting, and still like goes with like."""
+    alone = events_frame(240, 3000).with_columns(
+        user_id=pl.col("time").dt.truncate("1h").cast(pl.String), session_id=pl.col("time").cast(pl.String)
+    )
+    catalog = build_catalog(items_frame(240, words=False), alone, CatalogSettings(), seed=0)
+    levels = quality(catalog)
+    assert levels["share"][0] > 3 * levels["random"][0]
+
+
 @pytest.mark.parametrize("words", [True, False])
 @pytest.mark.parametrize("behaviour", [True, False])
 def test_any_kind_of_catalog_gets_ids(words, behaviour):

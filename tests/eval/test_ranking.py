@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,13 +13,16 @@ from eval.ranking import (
     Popularity,
     RankingSettings,
     TransitionCount,
+    best_unseen,
     evaluate_ranking,
     fitting_half_life,
     floors,
     hits,
     last_items,
     next_item_targets,
+    only_unseen,
 )
+from eval.sasrec import SASRecSettings, fit_sasrec
 
 PLAY, SKIP = ACTIONS.index("play"), ACTIONS.index("skip")
 HOUR = 3_600_000_000
@@ -147,3 +151,42 @@ def test_bad_input_is_a_clear_line() -> None:
         hits(np.array([[1, 2, 3]], dtype=np.int32), target, (10,))
     with pytest.raises(InputError, match="cut"):
         next_item_targets(histories([1, 2]), cut=50 * HOUR, settings=RankingSettings(), seed=0)
+
+
+def test_a_ranker_may_be_kept_to_what_is_new() -> None:
+    log = histories([1, 2, 3], [0, 4, 2])
+    targets = next_item_targets(log, cut=2 * HOUR, settings=RankingSettings(), seed=0)
+    ranked = np.array([[2, 1, 3, 0], [4, 0, 1, 2]], dtype=np.int32)
+    assert only_unseen(ranked, log, targets, 2).tolist() == [[3, 0], [1, 2]]
+    assert only_unseen(ranked[:, :3], log, targets, 2).tolist() == [[3, -1], [1, -1]]
+    scores = torch.tensor([[0.1, 0.9, 0.8, 0.5, 0.2], [0.9, 0.3, 0.1, 0.2, 0.8]])
+    assert best_unseen(scores.split(1), log, targets, 2).tolist() == [[3, 4], [1, 3]]
+    assert best_unseen([scores], log, targets, 4).tolist() == [[3, 4, 0, -1], [1, 3, 2, -1]]
+
+
+def test_counts_as_a_prior_are_a_distribution_that_ranks_as_the_counts_do() -> None:
+    log = histories([0, 1, 0, 1, 0, 2], [3, 3, 3, 3])
+    counted = TransitionCount.fit(log, items=5, cut=100 * HOUR)
+    last = np.array([0, 4, -1], dtype=np.int32)
+    found = counted.log_probs(last, backing=0.5)
+    assert np.exp(found).sum(1) == pytest.approx(1.0, abs=1e-5)
+    assert np.argsort(-found[0], kind="stable")[:2].tolist() == [1, 2]
+    # 0 went to 1 twice and to 2 once; the imagined half goes by popularity, where 1 has 3 of 15.
+    assert np.exp(found[0, 1]) == pytest.approx((2 + 0.5 * 3 / 15) / 3.5, rel=1e-5)
+    assert found[1] == pytest.approx(found[2])
+
+
+def test_sasrec_learns_a_chain_and_is_the_same_for_the_same_seed() -> None:
+    rng = np.random.default_rng(0)
+    log = histories(*[((np.arange(6) + start) % 15).tolist() for start in rng.integers(0, 15, 150)])
+    asked = next_item_targets(log, cut=5 * HOUR, settings=RankingSettings(cutoffs=(1,)), seed=0)
+    small = SASRecSettings(hidden=32, layers=1, dropout=0.1, epochs=12, every=4, learning_rate=1e-2, length=8)
+    told: list[int] = []
+    model = fit_sasrec(log, 15, 5 * HOUR, asked, small, 0, lambda epoch, ndcg: told.append(epoch))
+    ranked = model.rank(log, asked, 3)
+    assert hits(ranked, asked.slate[:, 0], (1,))["hr@1"].mean() > 0.9
+    assert told == list(range(1, len(told) + 1))
+    again = fit_sasrec(log, 15, 5 * HOUR, asked, small, 0)
+    np.testing.assert_array_equal(ranked, again.rank(log, asked, 3))
+    with pytest.raises(InputError, match="two interactions before the cut"):
+        fit_sasrec(log, 15, HOUR, asked, small, 0)
