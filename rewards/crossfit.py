@@ -37,7 +37,7 @@ from rewards.reactions import Channels
 from rewards.sequences import Batch, batches
 from rewards.slices import BackTest, SliceSettings, back_test
 from rewards.stack import Foretold, fit_stack
-from rewards.taste import DIRECTIONS, fit_tastes
+from rewards.taste import fit_tastes
 from rewards.training import TrainSettings, Watched, fit, states
 from rewards.trunk import Inputs, TrunkSettings
 
@@ -47,13 +47,19 @@ FEWEST_DECISIONS = 50
 
 @dataclass(frozen=True)
 class RewardSettings:
-    """All that fixes a reward model but its data and its seed. `labels`: only these heads (None: all carried)."""
+    """All that fixes a reward model but its data and its seed.
+
+    labels: only these heads (None: all carried). taste: directions of content along which a listener's taste is read
+    (`rewards.taste`), 0 for none. Tastes say better what one slate does to one listener; a policy that was tuned on
+    them brought fewer people back, for it fed each what they liked until they were tired of it (docs/rewards.md).
+    """
 
     labels: tuple[str, ...] | None = None
     trunk: TrunkSettings = field(default_factory=TrunkSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     slices: SliceSettings = field(default_factory=SliceSettings)
     advantage: AdvantageSettings = field(default_factory=AdvantageSettings)
+    taste: int = 0
     baselines: bool = True
 
 
@@ -96,7 +102,7 @@ def train_rewards(
         bins=test.train.bins,
         slate_size=decisions.slate.shape[1],
         classes=1 + len(channels.codes),
-        directions=min(DIRECTIONS, content.shape[1]),
+        directions=min(settings.taste, content.shape[1]),
     )
     reference, log_share = _reference(decisions, trained_on, len(content), settings.advantage.reference)
     half = np.random.default_rng(seed).permutation(len(histories.user_ids)) % 2  # (U,)

@@ -20,7 +20,6 @@ from data.schema import ACTION_CODE
 
 Floats = NDArray[np.float64]
 LIKED, NOT_LIKED = ("complete", "save", "like", "convert"), ("skip", "dislike", "dismiss")
-DIRECTIONS = 16  # principal coordinates of content that a taste is about
 LATELY_DAYS = 8.0  # time in which a play counts for 1/e of itself
 _LATELY_PLAYS = 32  # and how many are looked at
 PRIOR_PLAYS = 5.0  # weight of the usual in an item's mean, and of nothing in the mean of what was played lately

@@ -1,4 +1,4 @@
-"""The whole road in one command: logs -> outcomes -> catalog -> rewards -> SFT -> DPO -> PPO -> report.
+"""The whole road in one command: logs -> outcomes -> catalog -> rewards -> SFT -> DPO -> PPO, GRPO -> report.
 
     python scripts/run.py --run runs/demo
     python scripts/run.py --run runs/globo --logs clicks.parquet --reader globo
@@ -29,6 +29,7 @@ from scripts import (
     ingest,
     simulate,
     train_dpo,
+    train_grpo,
     train_ppo,
     train_rewards,
     train_sft,
@@ -79,6 +80,7 @@ def stages(args: RunArguments) -> list[Stage]:
 
     sft = train_sft.SFTArguments(*model, slate_size=args.slate_size, model_seed=seed)
     ppo = train_ppo.PPOArguments(*model, reward="midterm", start="dpo", name="ppo", model_seed=seed)
+    grpo = train_grpo.GroupArguments(*model, reward="midterm", start="none", name="grpo", model_seed=seed)
     judged = evaluate.EvaluateArguments(*model, compare=args.compare, eval_seed=seed)
     return [
         first,
@@ -90,6 +92,7 @@ def stages(args: RunArguments) -> list[Stage]:
         with_impressions(dpo("dpo_click", "click")),
         dpo("dpo", "midterm"),
         ("policy/ppo", lambda: train_ppo.stage(ppo)),
+        ("policy/grpo", lambda: train_grpo.stage(grpo)),
         ("reports", lambda: evaluate.stage(judged)),
     ]
 

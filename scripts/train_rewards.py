@@ -44,6 +44,9 @@ class RewardArguments:
     seed: int = field(default=0, metadata={"help": "seed of the halves, the networks and the draws"})
     epochs: int = field(default=4, metadata={"help": "passes over the histories, per network"})
     members: int = field(default=8, metadata={"help": "ensemble members per network"})
+    taste: int = field(
+        default=0, metadata={"help": "directions of content in which each listener's own taste is read (16 is usual)"}
+    )
     cut: float = field(default=0.6, metadata={"help": "share of the log's time whose labels train"})
     calibrated: float = field(default=0.8, metadata={"help": "share of the log's time whose labels calibrate"})
     baselines: bool = field(default=True, metadata={"help": "train the tabular baselines to compare with"})
@@ -60,6 +63,7 @@ def settings_of(args: RewardArguments) -> RewardSettings:
         train=replace(plain.train, epochs=args.epochs),
         slices=replace(plain.slices, cut=args.cut, calibrated=args.calibrated, advantage=args.cut),
         advantage=replace(plain.advantage, members=args.members),
+        taste=args.taste,
         baselines=args.baselines,
     )
 
