@@ -146,6 +146,7 @@ def _catalog(rng: np.random.Generator) -> Catalog:
 
 
 SMALL = RewardSettings(
+    taste=16,
     trunk=TrunkSettings(width=32, layers=1, heads=2, window=64),
     train=TrainSettings(epochs=5),
     advantage=AdvantageSettings(members=8, directions=4),
