@@ -36,7 +36,7 @@ from eval.support import Support, verdict, without_propensities
 from eval.weights import WeightTally
 
 NAMES = ("trajectory", "sn_trajectory", "per_decision", "sn_per_decision", "dr", "sn_dr")
-PLAIN = OffPolicySettings(estimators=NAMES)
+PLAIN = OffPolicySettings()
 LOG_LARGEST = 700.0  # what exp can hold
 
 
@@ -86,9 +86,8 @@ def trajectory_value(
 ) -> TrajectoryValue:
     """Every estimator's value per user, or the reason why the log cannot say.
 
-    Of `settings` the interval, draws, seed and support count; estimators are those of NAMES that it has. Raises
-    InputError on no rows, a single user, columns of different lengths, NaN, log-probabilities above zero and a window
-    below 1.
+    Of `settings` the interval, draws, seed and support count. Raises InputError on no rows, a single user, columns of
+    different lengths, NaN, log-probabilities above zero and a window below 1.
     """
     if window is not None and window < 1:
         raise InputError(f"window {window}: a reward depends on its own decision at least: give 1 or more")
@@ -97,17 +96,16 @@ def trajectory_value(
     reward, user, step, users, steps = _steps(given)
     own = np.bincount(user, given.gamma**step * reward, minlength=users)
     everybody = np.stack([own, np.ones(users)], axis=1)
-    names = [name for name in NAMES if name in settings.estimators]
     if given.log_p_log is None or bool(np.isnan(np.asarray(given.log_p_log, np.float64)).all()):
         support = without_propensities(len(reward), users)
         refused = Estimate(None, None, None, 0.0, refused=support.refused)
         logging = _estimate(everybody, everybody, float(users), settings)
-        return TrajectoryValue(dict.fromkeys(names, refused), logging, support, steps, window)
+        return TrajectoryValue(dict.fromkeys(NAMES, refused), logging, support, steps, window)
     table = _table(given, reward, user, step, users, steps, window)
     support = _support(table, settings, users)
     logging = _estimate(everybody, everybody, float(users), settings)
     estimates = {}
-    for name in names:
+    for name in NAMES:
         if ("dr" in name and table.q is None) or (window is not None and "trajectory" in name):
             continue
         if support.refused is not None:

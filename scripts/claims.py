@@ -3,8 +3,9 @@
     python scripts/claims.py --world clickbait --seeds 3
     python scripts/claims.py --world null --seeds 3 --json true
 
-Every seed is a fresh world, log, reward model and training. Policies are then played to the same fresh listeners with
-the same luck. With --json standard output is one object:
+Every seed is a fresh world, log, reward model and training: the road's policies, their click-tuned twins, and what one
+would try first, reward-weighted SFT and GRPO with the logged slate in every group (ABPO). They are then played to the
+same fresh listeners with the same luck. With --json standard output is one object:
 {"world", "seeds", "policies": {name: {metric: {mean, lo, hi}}}, "paired": {"ppo - sft": {metric: {diff, lo, hi}}},
 "gap_closed": {name: share}}. lo and hi pool the listeners of all seeds; seeds_lo and seeds_hi are Student's t.
 """
@@ -28,21 +29,25 @@ from data.errors import InputError, exit_on_input_error
 from data.world import PRESETS
 from eval.rollout import Rollout, paired_json, world_json
 from eval.sections import Judged, world_rollout
-from scripts import train_ppo
+from scripts import train_grpo, train_ppo, train_weighted_sft
 from scripts.evaluate import speakers
 from scripts.opened import open_run
-from scripts.run import RunArguments, stages
+from scripts.run import RunArguments, Stage, stages
 
 SHOWN = ("active_days_28", "returned_7d", "habit_28", "plays_per_session")
 PAIRS = (
     ("dpo", "sft"),
     ("ppo", "sft"),
+    ("grpo", "sft"),
     ("dpo", "dpo_click"),
     ("ppo", "ppo_click"),
-    ("ppo", "dpo"),
-    ("ppo", "logging"),
+    ("grpo", "grpo_click"),
+    ("grpo", "weighted_sft"),
+    ("grpo", "abpo"),
+    ("grpo", "logging"),
     ("dpo_click", "sft"),
     ("ppo_click", "sft"),
+    ("grpo_click", "sft"),
 )
 
 
@@ -64,8 +69,24 @@ class ClaimsArguments:
     json: bool = field(default=False, metadata={"help": "one JSON line on standard output, all else on standard error"})
 
 
+def baselines(road: RunArguments) -> list[Stage]:
+    """What the road's policies are compared with, beside the twin that the road trains itself."""
+    run, seed = road.run, road.seed
+    model = (run, road.preset, road.base_model, road.set)
+    ppo_click = train_ppo.PPOArguments(*model, reward="click", start="dpo_click", name="ppo_click", model_seed=seed)
+    grpo_click = train_grpo.GroupArguments(*model, reward="click", start="none", name="grpo_click", model_seed=seed)
+    abpo = train_grpo.GroupArguments(*model, anchor=True, start="none", name="abpo", model_seed=seed)
+    weighted = train_weighted_sft.WeightedArguments(*model, model_seed=seed)
+    return [
+        ("policy/ppo_click", lambda: train_ppo.stage(ppo_click)),
+        ("policy/grpo_click", lambda: train_grpo.stage(grpo_click)),
+        ("policy/abpo", lambda: train_grpo.stage(abpo)),
+        ("policy/weighted_sft", lambda: train_weighted_sft.stage(weighted)),
+    ]
+
+
 def one_seed(args: ClaimsArguments, seed: int, console: Console) -> Rollout:
-    """Go the road to PPO with this seed, train the click-tuned twin of PPO too, and play every policy."""
+    """Go the road with this seed, train what it is compared with, and play every policy."""
     folder = Path(args.folder) / f"{args.world}-{args.preset}-{seed}"
     given = RunArguments(
         run=str(folder),
@@ -80,16 +101,9 @@ def one_seed(args: ClaimsArguments, seed: int, console: Console) -> Rollout:
         if name != "reports":
             console.rule(f"[bold]{args.world}, seed {seed}: {name}", align="left")
             make()
-    twin = train_ppo.PPOArguments(
-        run=str(folder),
-        preset=args.preset,
-        set=args.set,
-        reward="click",
-        start="dpo_click",
-        name="ppo_click",
-        model_seed=seed,
-    )
-    train_ppo.stage(twin)
+    for name, make in baselines(given):
+        console.rule(f"[bold]{args.world}, seed {seed}: {name}", align="left")
+        make()
     run = open_run(folder)
     judged = Judged(run.catalog, run.histories, run.decisions, run.cut, speakers(run.folder, run.catalog))
     with Progress(console=console) as progress:

@@ -16,7 +16,7 @@ from eval.support import SupportSettings
 from eval.trajectories import NAMES, Trajectories, trajectory_value
 from tests.data.message_world import played
 
-ANY = OffPolicySettings(estimators=NAMES, support=SupportSettings(min_effective_users=0.0))
+ANY = OffPolicySettings(support=SupportSettings(min_effective_users=0.0))
 STEPS, COPIES = 3, 8**3
 
 
@@ -155,7 +155,7 @@ def test_users_of_different_lengths_and_rows_in_any_order() -> None:
 
 def test_what_the_log_cannot_support_is_refused_and_what_is_wrong_named() -> None:
     log = every_trajectory(GAME)
-    thin = trajectory_value(log, OffPolicySettings(estimators=NAMES, support=SupportSettings(600.0)))
+    thin = trajectory_value(log, OffPolicySettings(support=SupportSettings(600.0)))
     assert all(estimate.value is None for estimate in thin.estimates.values())
     assert "effective users" in str(thin.estimates["per_decision"].refused)
     assert thin.logging.value is not None
@@ -195,7 +195,7 @@ def test_in_a_world_the_value_of_sending_more_is_within_its_interval() -> None:
         new = mailing.log_propensity + np.where(could, change, 0.0)
         columns.append((mailing.listeners, mailing.log_propensity, new, visits[mailing.listeners, mailing.day]))
     user, log_p, log_new, came = (np.concatenate(part) for part in zip(*columns, strict=True))
-    found = trajectory_value(Trajectories(log_p, log_new, came, user), OffPolicySettings(estimators=NAMES))
+    found = trajectory_value(Trajectories(log_p, log_new, came, user), OffPolicySettings())
     # Days without a decision have no row: their visits are left out of the truth too.
     decided = np.zeros((len(world.listeners), days), np.bool_)
     assert start.mailroom is not None
@@ -211,5 +211,5 @@ def test_in_a_world_the_value_of_sending_more_is_within_its_interval() -> None:
             truth.value, abs=np.hypot((estimate.hi - estimate.lo) / 2, (truth.hi - truth.lo) / 2)
         ), name
     always = np.where(np.isclose(log_p, np.log(old)), -np.inf, 0.0)
-    refused = trajectory_value(Trajectories(log_p, always, came, user), OffPolicySettings(estimators=NAMES))
+    refused = trajectory_value(Trajectories(log_p, always, came, user), OffPolicySettings())
     assert all(estimate.refused for estimate in refused.estimates.values())
