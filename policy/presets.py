@@ -62,7 +62,7 @@ class Preset:
     dpo_prompts: int = 1_000
     dpo_samples: int = 16
     dpo_pairs: int = 2_400
-    dpo_lr: float = 1e-3
+    dpo_lr: float = 3e-4
     ppo_episodes: int = 3_072
     ppo_batch: int = 256
     ppo_lr: float = 5e-4
