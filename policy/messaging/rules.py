@@ -134,7 +134,7 @@ def hour_starts(contexts: MessageContexts, hours: tuple[int, ...]) -> NDArray[np
     )
     day = clock.dt.date().cast(pl.Int32).to_numpy().astype(np.int64)
     pair, at = np.unique(contexts.zone.astype(np.int64) << 32 | day, return_inverse=True)
-    tables = [_day_hours(contexts.zones[key >> 32], key & 0xFFFFFFFF) for key in pair.tolist()]
+    tables = [day_hours(contexts.zones[key >> 32], key & 0xFFFFFFFF) for key in pair.tolist()]
     table = np.array(tables, dtype=np.int64).reshape(-1, 2, _HOURS)[:, :, list(hours)]
     first, second = table[at, 0], table[at, 1]  # (B, H)
     found = np.where(first >= now[:, None], first, np.where(second >= now[:, None], second, NEVER))
@@ -143,7 +143,7 @@ def hour_starts(contexts: MessageContexts, hours: tuple[int, ...]) -> NDArray[np
 
 
 @lru_cache(maxsize=65_536)
-def _day_hours(zone: str, day: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def day_hours(zone: str, day: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """When each local hour of a local day (since 1970) begins, us: first and second time; -1: it does not."""
     on, place = date(1970, 1, 1) + timedelta(days=day), _zone(zone)
     rows = []
