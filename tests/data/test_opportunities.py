@@ -8,9 +8,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from data import opportunities
 from data.errors import InputError
 from data.opportunities import LONGEST_TEXT, OPPORTUNITIES, OpportunityRegistry, as_signals, for_users, from_signals
+from data.schema import as_polars
 from tests.data.message_world import played
 
 NOW = datetime(2026, 3, 1, 5, tzinfo=UTC)
@@ -33,7 +33,7 @@ def row(number: int, **changed: object) -> dict[str, object]:
 
 
 def frame(*rows: dict[str, object]) -> pl.DataFrame:
-    schema = opportunities.as_polars(OPPORTUNITIES) | {"value": pl.Float64()}
+    schema = as_polars(OPPORTUNITIES) | {"value": pl.Float64()}
     return pl.DataFrame(list(rows), schema=schema)
 
 
@@ -116,7 +116,7 @@ def test_what_is_submitted_is_there_after_a_restart_and_the_same_again_adds_noth
     assert one.submit(frame(row(0), row(1))).accepted == 2
     assert other.submit(frame(row(1), row(2))).accepted == 1, "another process sees what the first one kept"
     with monkeypatch.context() as patch:
-        patch.setattr(opportunities.os, "replace", _dies)
+        patch.setattr("data.opportunities.os.replace", _dies)
         with pytest.raises(KeyboardInterrupt):
             one.submit(frame(row(3)))
     again = OpportunityRegistry(tmp_path / "o")

@@ -83,7 +83,7 @@ def test_options_in_columns_give_what_a_matrix_gives_in_any_order() -> None:
     rows = rng.permutation(values.size)
     user, option = np.divmod(rows, 6)
     whole = Chunk(user, option, channel[option], values.ravel()[rows])
-    parts = [Chunk(*(part[s::3] for part in (whole.user, whole.option, whole.channel, whole.value))) for s in range(3)]
+    parts = [Chunk(user[s::3], option[s::3], whole.channel[s::3], whole.value[s::3]) for s in range(3)]
     found = best_moves(50, parts)
     assert np.array_equal(found.value, want.value)
     assert np.array_equal(found.option, want.option)

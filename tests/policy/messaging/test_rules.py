@@ -99,13 +99,13 @@ def test_hours_come_when_the_listeners_clock_shows_them(switch: datetime, minute
 def test_an_hour_in_a_gap_cannot_be_chosen_and_a_double_one_is_its_first() -> None:
     stockholm = ZONES.index("Europe/Stockholm")
 
-    def at(*when: int) -> int:
-        return int(datetime(*when, tzinfo=UTC).timestamp()) * 1_000_000
+    def at(month: int, day: int, hour: int, minute: int = 0) -> int:
+        return int(datetime(2026, month, day, hour, minute, tzinfo=UTC).timestamp()) * 1_000_000
 
-    spring, autumn, between = at(2026, 3, 28, 23, 30), at(2026, 10, 24, 22, 30), at(2026, 10, 25, 1, 0)
+    spring, autumn, between = at(3, 28, 23, 30), at(10, 24, 22, 30), at(10, 25, 1, 0)
     contexts = make_contexts([spring, spring, autumn, between], [stockholm] * 4)
     found = send_at(contexts, np.array([2, 3, 2, 2]))
-    assert found.tolist() == [NEVER, at(2026, 3, 29, 1), at(2026, 10, 25, 0), at(2026, 10, 25, 1, 0)]
+    assert found.tolist() == [NEVER, at(3, 29, 1), at(10, 25, 0), at(10, 25, 1, 0)]
     assert send_at(contexts, np.array([-1] * 4)).tolist() == [NEVER] * 4
     free = MessageRules(0, 0, (2, 3))
     gap = allowed(replace(contexts, consent=np.ones((4, 3), np.bool_), sent_days_ago=contexts.sent_days_ago + 9), free)
@@ -198,7 +198,9 @@ def test_every_kind_of_broken_rule_is_counted_as_a_slow_loop_counts_it() -> None
 
 
 def slow_violations(decisions: pl.DataFrame, users: pl.DataFrame, rules: MessageRules, push: int) -> dict[str, int]:
-    counts, sent, spent = dict.fromkeys(KINDS, 0), {}, {}
+    counts = dict.fromkeys(KINDS, 0)
+    sent: dict[str, list[tuple[datetime, str]]] = {}
+    spent: dict[tuple[object, str], int] = {}
     rows = decisions.filter(pl.col("channel").is_not_null()).sort("send_at").to_dicts()
     known = {user: one.sort("since").to_dicts() for (user,), one in users.partition_by("user_id", as_dict=True).items()}
     for row in rows:
