@@ -137,7 +137,8 @@ def _drawn(
     column, rest = np.divmod(best, channels * hours)
     channel, hour = np.divmod(rest, hours)
     at = np.array(rules.hours)[np.minimum(hour, hours - 1)]
-    return np.where(held, -1, column), np.where(held, -1, channel).astype(np.int8), np.where(held, -1, at)
+    sent: tuple[NDArray[np.int64], ...] = tuple(np.where(held, -1, part) for part in (column, channel, at))
+    return sent[0], sent[1].astype(np.int8), sent[2]
 
 
 def _standing(

@@ -11,6 +11,7 @@ import pytest
 from data.errors import InputError
 from data.opportunities import LONGEST_TEXT, OPPORTUNITIES, OpportunityRegistry, as_signals, for_users, from_signals
 from data.schema import as_polars
+from data.world.mailroom import signals as said
 from tests.data.message_world import played
 
 NOW = datetime(2026, 3, 1, 5, tzinfo=UTC)
@@ -133,7 +134,8 @@ def _dies(*_: object) -> None:
 def test_signals_of_a_simulated_log_become_opportunities_and_signals_again(tmp_path: Path) -> None:
     world, _ = played(40, 2)
     log = world.log()
-    signals = world.signals()
+    assert world.mailroom is not None
+    signals = said(world.mailroom)
     table = from_signals(signals, log.items, days=2.0)
     registry = OpportunityRegistry(tmp_path / "o", items=log.items["item_id"].to_list())
     done = registry.submit(table)

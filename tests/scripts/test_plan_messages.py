@@ -17,6 +17,7 @@ from data.ingest import StoreSettings, write_store
 from data.opportunities import OpportunityRegistry, from_signals
 from data.store import LogStore, write_parquet
 from data.world.environment import MessageContexts
+from data.world.mailroom import signals as said
 from policy.messaging.planned_day import HOLDOUT, Values
 from policy.messaging.rules import MessageRules
 from policy.messaging.violations import KINDS, faults, standing, violations
@@ -32,7 +33,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     world, _ = played(120, 10, seed=1)
     write_store(world.log(), folder / "logs", StoreSettings(buckets=3))
-    write_parquet(world.signals(), folder / "logs" / SIGNALS)
+    assert world.mailroom is not None
+    write_parquet(said(world.mailroom), folder / "logs" / SIGNALS)
     (folder / "catalog").mkdir()
     return folder
 
