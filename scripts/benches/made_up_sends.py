@@ -63,7 +63,7 @@ def made_up_log(users: int, days: int, seed: int, blind: bool = False) -> MadeUp
         now = np.maximum(midnight + rng.integers(0, 18 * 60, users) * 60_000_000, last + 2)
         contexts = _contexts(rng, now, zone, consent, sent_at, sent_by)
         expires = now[:, None] + rng.integers(1, 20, contexts.eligible.shape) * 3_600_000_000
-        column, channel, hour = _drawn(rng, allowed(contexts, rules, expires), rules, blind, contexts)
+        column, channel, hour = _drawn(rng, allowed(contexts, rules, expires), rules, blind)
         when = send_at(contexts, hour)
         sends = when != NEVER
         ends = np.take_along_axis(expires, np.maximum(column, 0)[:, None], axis=1)[:, 0]
@@ -123,22 +123,20 @@ def _drawn(
     legal: NDArray[np.bool_],
     rules: MessageRules,
     blind: bool,
-    contexts: MessageContexts,
 ) -> tuple[NDArray[np.int64], NDArray[np.int8], NDArray[np.int64]]:
     """(column, channel, hour), (B,) each, -1 where it is held."""
     batch, most, channels, hours = legal.shape
     luck = rng.random((batch, most * channels * hours + 1))
     if blind:
-        column, channel = rng.integers(0, most, batch), rng.integers(0, channels, batch).astype(np.int8)
-        return column, channel, rng.integers(0, 24, batch)
+        anything = [rng.integers(0, high, (batch,)) for high in (most, channels, 24)]
+        return anything[0], anything[1].astype(np.int8), anything[2]
     luck[:, :-1] = np.where(legal.reshape(batch, -1), luck[:, :-1], -1.0)
     best = luck.argmax(axis=1)
     held = best == luck.shape[1] - 1
     column, rest = np.divmod(best, channels * hours)
     channel, hour = np.divmod(rest, hours)
     at = np.array(rules.hours)[np.minimum(hour, hours - 1)]
-    sent: tuple[NDArray[np.int64], ...] = tuple(np.where(held, -1, part) for part in (column, channel, at))
-    return sent[0], sent[1].astype(np.int8), sent[2]
+    return np.where(held, -1, column), np.where(held, -1, channel).astype(np.int8), np.where(held, -1, at)
 
 
 def _standing(
