@@ -26,6 +26,7 @@ from data.errors import InputError, exit_on_input_error
 from scripts.benches.catalog import bench_catalog
 from scripts.benches.load import bench_load
 from scripts.benches.measure import Measure
+from scripts.benches.messages import bench_messages
 from scripts.benches.off_policy import bench_off_policy
 from scripts.benches.outcomes import bench_outcomes
 from scripts.benches.rewards import bench_rewards
@@ -42,6 +43,7 @@ BENCHES: dict[str, Callable[[], Iterable[Measure]]] = {
     "serving": bench_serving,
     "load": bench_load,
     "world": bench_world,
+    "messages": bench_messages,
 }
 
 

@@ -1,0 +1,1 @@
+"""Messages as decisions: the rules that none may break, and a day planned for everybody under a budget."""
