@@ -313,7 +313,7 @@ def train_group(
 def group_trainer(
     rollouts: Rollouts, reward: Callable[..., list[float]], config: GRPOConfig | RLOOConfig
 ) -> SlateGRPOTrainer | SlateRLOOTrainer:
-    """A trainer on those prompts; `reward` is given `completion_ids`, token ids each, and `number`, of their prompts."""
+    """A trainer on those prompts; `reward` is given `completion_ids` and, of their prompts, `number`."""
     model, count = rollouts.spoken.model, len(rollouts.prompts)
     trainer = (SlateGRPOTrainer if isinstance(config, GRPOConfig) else SlateRLOOTrainer)(
         model=model,

@@ -318,9 +318,9 @@ class LegalSlateModel(PreTrainedModel):
         eligible: Tensor | None = None,
         prior: ItemPrior | None = None,
     ) -> Continuations:
-        """What may be said: decisions where `allowed` (B, M, channels, hours) is given, else slates of `eligible` items.
+        """Decisions where `allowed` (B, M, channels, hours) is given, slates of `eligible` items.
 
-        Each row of either stands for `times` completions. Raises InputError where this policy has no words for messages.
+        Each row of either stands for `times` completions. Raises InputError where it has no words for messages.
         """
         if allowed is not None:
             spoken = self.decisions

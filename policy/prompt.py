@@ -172,7 +172,7 @@ class Prompt:
 
 
 def left_padded(parts: Sequence[Ids], pad: int) -> tuple[Ids, Ids]:
-    """Prompts (B, T) said in `parts`, (B, any) each with -1 where nothing is, left padded with `pad`; and their mask."""
+    """Prompts (B, T) said in `parts`, (B, any) each with -1 where nothing is, left padded with `pad`; their mask."""
     wide = np.concatenate(parts, axis=1)
     said = wide >= 0
     # A stable sort on "is something said" moves the gaps to the left and keeps the order of the rest.

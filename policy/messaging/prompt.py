@@ -1,4 +1,4 @@
-"""The prompt of a decision about messages: the listener as in every prompt, then what was sent, what may be, what could.
+"""The prompt of a decision about messages: the listener as always, then what was sent, what may be, what could be.
 
 In order, and nothing else::
 
