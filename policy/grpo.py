@@ -15,9 +15,9 @@ several times as much.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
+from peft import PeftModel
 from torch import Tensor, nn
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
@@ -78,11 +79,27 @@ class GroupSettings:
 
 @dataclass(frozen=True)
 class Rollouts:
-    """What groups are drawn from: the policy, the prompts (token ids) and, by prompt, a logged completion (T,)."""
+    """What groups are drawn from: the policy, the prompts (token ids) and, by prompt, a logged completion (T,).
+
+    allowed: of prompts about messages, what may be sent (P, M, channels, hours); such prompts all read differently.
+    """
 
     spoken: Speaker
     prompts: list[list[int]]
-    anchors: Mapping[int, Tensor]
+    anchors: Mapping[int, Tensor] = field(default_factory=dict)
+    allowed: Tensor | None = None
+
+    def beside(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """What the model is told beside left-padded prompts (B, S) that are among these, in any order."""
+        if self.allowed is None:
+            return {}
+        said = zip(ids.tolist(), mask.sum(1).tolist(), strict=True)
+        numbers = [self._number[tuple(row[len(row) - length :])] for row, length in said]
+        return {"allowed": self.allowed[numbers].to(ids.device)}
+
+    @cached_property
+    def _number(self) -> dict[tuple[int, ...], int]:
+        return {tuple(prompt): number for number, prompt in enumerate(self.prompts)}
 
     @torch.no_grad()
     def draw(self, asked: list[int]) -> list[list[int]]:
@@ -94,7 +111,8 @@ class Rollouts:
         device = self.spoken.legal.device
         ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in known], device=device)
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in known], device=device)
-        drawn = self.spoken.legal.draw(ids, mask, samples=int(counts.max())).tokens  # (B, N, T)
+        told = {} if self.allowed is None else {"allowed": self.allowed[numbers].to(device)}
+        drawn = self.spoken.legal.draw(ids, mask, samples=int(counts.max()), **told).tokens  # (B, N, T)
         for row, number in enumerate(numbers.tolist()):
             if number in self.anchors:
                 drawn[row, 0] = self.anchors[number]
@@ -135,7 +153,13 @@ class _SlateTrainer:
         completions = input_ids[:1, -logits_to_keep:].repeat(len(kinds), int(counts.max()), 1)
         completions[kind, place] = input_ids[:, -logits_to_keep:]
         ids, mask = kinds.view(len(kinds), -1, 2).unbind(2)
-        told = model(input_ids=ids, attention_mask=mask, completions=completions, temperature=self.temperature)
+        told = model(
+            input_ids=ids,
+            attention_mask=mask,
+            completions=completions,
+            temperature=self.temperature,
+            **self.rollouts.beside(ids, mask),
+        )
         return told.log_probs[kind, place], told.entropy[kind, place], None
 
 
@@ -275,16 +299,7 @@ def train_group(
     def reward_of(decided: Tensor, asked: list[Wants], slates: Tensor) -> Tensor:
         return reward(decided, slates, *asked)
 
-    trainer = (SlateGRPOTrainer if settings.method == "grpo" else SlateRLOOTrainer)(
-        model=model,
-        args=config,
-        processing_class=spoken.tokenizer,
-        reward_funcs=slate_reward,
-        train_dataset=Dataset.from_dict({"prompt": [str(k) for k in range(len(rows))], "number": range(len(rows))}),
-    )
-    if REFERENCE in model.peft_config:  # then the reference is the model with its adapter disabled: nothing is copied
-        model.delete_adapter(REFERENCE)
-    trainer.rollouts = Rollouts(spoken, prompts, anchors)
+    trainer = group_trainer(Rollouts(spoken, prompts, anchors), slate_reward, config)
     if settings.kl_target is not None:
         trainer.add_callback(KLTarget(trainer.steer, settings.kl_target, spoken.grammar.length))
     watch = Watch.beside(
@@ -293,6 +308,25 @@ def train_group(
     train_watched(with_progress(trainer, title), watch)
     write_metrics(trainer, folder, settings.method)
     save_adapter(model, folder)
+
+
+def group_trainer(
+    rollouts: Rollouts, reward: Callable[..., list[float]], config: GRPOConfig | RLOOConfig
+) -> SlateGRPOTrainer | SlateRLOOTrainer:
+    """A trainer on those prompts; `reward` is given `completion_ids` and, of their prompts, `number`."""
+    model, count = rollouts.spoken.model, len(rollouts.prompts)
+    trainer = (SlateGRPOTrainer if isinstance(config, GRPOConfig) else SlateRLOOTrainer)(
+        model=model,
+        args=config,
+        processing_class=rollouts.spoken.tokenizer,
+        reward_funcs=reward,
+        train_dataset=Dataset.from_dict({"prompt": [str(k) for k in range(count)], "number": range(count)}),
+    )
+    assert isinstance(model, PeftModel)
+    if REFERENCE in model.peft_config:  # then the reference is the model with its adapter disabled: nothing is copied
+        model.delete_adapter(REFERENCE)
+    trainer.rollouts = rollouts
+    return trainer
 
 
 @torch.no_grad()

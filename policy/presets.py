@@ -55,7 +55,7 @@ class Preset:
     history_passes: float = 1.0
     history_thinning: float = 0.0
     history_dropout: float = 0.0
-    sft_slates: int = 16_000
+    sft_slates: int = 12_000
     sft_lr: float = 2e-3
     batch: int = 64
     lora_rank: int = 16
@@ -72,8 +72,8 @@ class Preset:
     weighted_slates: int = 8_000
     weighted_lr: float = 5e-4
     ranking_cases: int = 1_000
-    rollout_listeners: int = 500
-    off_policy_rounds: int = 900
+    rollout_listeners: int = 400
+    off_policy_rounds: int = 600
     bfloat16: bool = False
 
     def training(self, method: str) -> dict[str, Any]:

@@ -78,28 +78,22 @@ class Prompt:
         rows = len(contexts.surface)
         words = self.vocabulary.ids
         column = np.full((rows, 1), 1, dtype=np.int64)
+        older = max(0, contexts.item.shape[1] - self.history_length)
         parts = [
-            self._place(contexts),
+            self.place(contexts),
             column * words["<history>"],
-            self._history(contexts),
+            self.history(contexts.item[:, older:], contexts.action[:, older:]),
             self._says(contexts.steer),
             *self._wants(weights, rows),
             column * words["<slate>"],
         ]
-        wide = np.concatenate(parts, axis=1)  # (B, everything), -1 where nothing is said
-        said = wide >= 0
-        # A stable sort on "is something said" moves the gaps to the left and keeps the order of the rest.
-        order = np.argsort(said, axis=1, kind="stable")
-        length = int(said.sum(1).max(initial=1))
-        ids = np.take_along_axis(wide, order, 1)[:, wide.shape[1] - length :]
-        mask = ids >= 0
-        ids = np.where(mask, ids, self.tokenizer.pad_token_id)
-        return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
+        ids, said = left_padded(parts, int(self.tokenizer.pad_token_id))
+        return torch.from_numpy(ids), torch.from_numpy(said)
 
     def _table(self, names: Sequence[str]) -> Ids:
         return np.array([self.vocabulary.ids[f"<{name}>"] for name in names], dtype=np.int64)
 
-    def _place(self, contexts: Contexts) -> Ids:
+    def place(self, contexts: Contexts) -> Ids:
         """Surface, weekday, hour, gap. (B, 4)"""
         surface = np.asarray(contexts.surface, dtype=np.int64)
         if surface.size and not ((surface >= 0) & (surface < len(SURFACES))).all():
@@ -122,10 +116,8 @@ class Prompt:
             axis=1,
         )
 
-    def _history(self, contexts: Contexts) -> Ids:
-        """L codes and a reaction for each item, -1 where the history is shorter. (B, H (L + 1))"""
-        older = max(0, contexts.item.shape[1] - self.history_length)
-        item, action = contexts.item[:, older:], contexts.action[:, older:]
+    def history(self, item: npt.NDArray[np.integer], action: npt.NDArray[np.integer]) -> Ids:
+        """L codes and a reaction for each of (B, H) items, -1 where the history is shorter. (B, H (L + 1))"""
         code_tokens = self.vocabulary.code_tokens
         if item.size and item.max() >= len(code_tokens):
             raise InputError(f"a history has item {item.max()}, the catalog has rows 0..{len(code_tokens) - 1}")
@@ -177,3 +169,15 @@ class Prompt:
         wanted = np.stack(columns, axis=1)
         opening = np.where((wanted >= 0).any(1, keepdims=True), self.vocabulary.ids["<wants>"], -1)
         return [np.concatenate([opening, wanted], axis=1)]
+
+
+def left_padded(parts: Sequence[Ids], pad: int) -> tuple[Ids, Ids]:
+    """Prompts (B, T) said in `parts`, (B, any) each with -1 where nothing is, left padded with `pad`; their mask."""
+    wide = np.concatenate(parts, axis=1)
+    said = wide >= 0
+    # A stable sort on "is something said" moves the gaps to the left and keeps the order of the rest.
+    order = np.argsort(said, axis=1, kind="stable")
+    length = int(said.sum(1).max(initial=1))
+    ids = np.take_along_axis(wide, order, 1)[:, wide.shape[1] - length :]
+    mask = ids >= 0
+    return np.where(mask, ids, pad), mask.astype(np.int64)

@@ -28,6 +28,7 @@ from data.histories import HISTORY_LENGTH, Decisions, Histories
 from policy.checkpoint import PolicySettings, Speaker, save_speaker, speaker
 from policy.examples import engaged_rows, engaged_slates, history_blocks, slate_sequences, word_slates
 from policy.language_model import causal_model
+from policy.messaging.examples import Example, MessageLesson, MixedCollator
 from policy.presets import Preset, base_model
 from policy.start_rows import start_rows
 from policy.training import adapter, machine_arguments, with_progress, write_metrics
@@ -79,8 +80,12 @@ def train_sft(
     settings: SFTSettings,
     folder: Path,
     config: SFTConfig | None = None,
+    messages: MessageLesson | None = None,
 ) -> Speaker:
     """Train and write the base policy to `folder`; returns it loaded.
+
+    With `messages` logged decisions about messages are among the examples: what an adapter says of them later, it says
+    in words that only the base can learn.
 
     Raises InputError when the log holds no slate of engaged items before `settings.until`.
     """
@@ -93,11 +98,15 @@ def train_sft(
     if preset.history_passes > 0:
         _read_histories(spoken, histories, preset, settings, config, folder)
     trained = _adapted(spoken, preset) if preset.pretrained else model
+    examples = _slates(spoken, histories, decisions, preset, settings)
+    if messages is not None:
+        examples += messages.examples(spoken, settings.until, settings.seed)
     trainer = SFTTrainer(
         model=trained,
         args=config,
-        train_dataset=_slates(spoken, histories, decisions, preset, settings),
+        train_dataset=Dataset.from_list(examples),
         processing_class=tokenizer,
+        data_collator=None if messages is None else MixedCollator(int(tokenizer.pad_token_id), messages.most),
     )
     with_progress(trainer, f"SFT {preset.name}: slates").train()
     write_metrics(trainer, folder, "slates")
@@ -206,7 +215,7 @@ def dropped_out(model: PreTrainedModel, share: float) -> Iterator[None]:
 
 def _slates(
     spoken: Speaker, histories: Histories, decisions: Decisions, preset: Preset, settings: SFTSettings
-) -> Dataset:
+) -> list[Example]:
     engaged = engaged_slates(
         histories,
         decisions,
@@ -221,7 +230,8 @@ def _slates(
     words = word_slates(engaged, spoken.catalog, liked, int(len(engaged) * settings.word_share), settings.seed)
     sequences, labels = slate_sequences(spoken, engaged)
     more, more_labels = slate_sequences(spoken, words)
-    return Dataset.from_dict({"input_ids": sequences + more, "labels": labels + more_labels})
+    said = zip(sequences + more, labels + more_labels, strict=True)
+    return [{"input_ids": ids, "labels": wanted} for ids, wanted in said]
 
 
 def _adapted(spoken: Speaker, preset: Preset) -> PeftModel:

@@ -28,6 +28,9 @@ GAP_HOURS = (0.5, 1.0, 3.0, 8.0, 16.0, 30.0, 54.0, 102.0, 198.0, 390.0)  # upper
 OBJECTIVES = ("midterm", "clicks")
 WEIGHT_STEPS = 5  # a weight in [0, 1] is said in quarters
 MAX_TEXT_CHARACTERS = 120
+MOST_OPPORTUNITIES = 8  # that one prompt about messages can list
+VALUE_STEPS = (-1.0, -0.33, 0.0, 0.33, 0.67, 1.0, 1.5)  # edges of what a sending domain says, standard normal
+DAYS_AGO = (2, 3, 5, 8, 15)  # lower edges of how long ago a message was sent; nearer is nearest
 
 # What a control token means in plain words: where its embedding starts when the base model already knows words.
 _MEANINGS: dict[str, str] = {
@@ -37,6 +40,12 @@ _MEANINGS: dict[str, str] = {
     "<slate>": "recommend",
     "<gap_never>": "first visit",
     "<did_none>": "no reaction",
+    "<message>": "send a message",
+    "<hold>": "send nothing",
+    "<offers>": "possible messages",
+    "<sent>": "sent before",
+    "<may>": "allowed channels",
+    "<value_none>": "value unknown",
 }
 
 # The same prompt as policy/prompt.py writes for a listener of whom nothing is known but what they say. Angle brackets
@@ -76,6 +85,23 @@ def context_tokens() -> list[str]:
         "<wants>",
         *(f"<w_{objective}_{step}>" for objective in OBJECTIVES for step in range(WEIGHT_STEPS)),
         "<slate>",
+        *message_tokens(),
+    ]
+
+
+def message_tokens() -> list[str]:
+    """Control tokens that only messages need; channels and hours are said with those there are."""
+    return [
+        "<hold>",
+        *(f"<o_{place}>" for place in range(MOST_OPPORTUNITIES)),
+        *(f"<value_{bucket}>" for bucket in range(len(VALUE_STEPS) + 1)),
+        "<value_none>",
+        *(f"<ago_{bucket}>" for bucket in range(len(DAYS_AGO) + 1)),
+        "<premium>",
+        "<may>",
+        "<sent>",
+        "<offers>",
+        "<message>",
     ]
 
 
@@ -134,6 +160,11 @@ class Vocabulary:
     def code_tokens(self) -> npt.NDArray[np.int64]:
         """Vocabulary ids that spell each item. (N, L)"""
         return self.codes.astype(np.int64) + np.asarray(self.level_offsets, dtype=np.int64) + self.first
+
+    @property
+    def speaks_of_messages(self) -> bool:
+        """Whether the tokens of messages are in it; a policy trained before there were any has none."""
+        return all(token in self.ids for token in message_tokens())
 
     def save(self, folder: Path) -> None:
         """Write vocabulary.json beside the tokenizer."""
