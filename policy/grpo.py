@@ -111,8 +111,8 @@ class Rollouts:
         device = self.spoken.legal.device
         ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in known], device=device)
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in known], device=device)
-        told = {} if self.allowed is None else {"allowed": self.allowed[numbers].to(device)}
-        drawn = self.spoken.legal.draw(ids, mask, samples=int(counts.max()), **told).tokens  # (B, N, T)
+        allowed = None if self.allowed is None else self.allowed[numbers].to(device)
+        drawn = self.spoken.legal.draw(ids, mask, samples=int(counts.max()), allowed=allowed).tokens  # (B, N, T)
         for row, number in enumerate(numbers.tolist()):
             if number in self.anchors:
                 drawn[row, 0] = self.anchors[number]
@@ -206,11 +206,13 @@ def group_config(
     method: str,
     preset: Preset,
     output: Path,
-    settings: GroupSettings,
+    group: int,
     length: int,
+    seed: int,
     changed: Mapping[str, Any] = MappingProxyType({}),
 ) -> GRPOConfig | RLOOConfig:
-    """The preset's arguments for TRL's trainer of that method; `length` is a completion's, in tokens.
+    """The preset's arguments for TRL's trainer of that method; `length` is a completion's, in tokens, and `group` how
+    many are drawn for each prompt.
 
     Every generation of `grpo_batch` slates makes one step, so nothing is off-policy. Rewards stay in their own unit,
     standard deviations under the logging policy, and so does `beta`, the price of a nat of divergence from the
@@ -226,20 +228,18 @@ def group_config(
     if changed.get("temperature", 1.0) != 1.0:
         raise InputError("temperature: slates are drawn at 1, as they will be served; leave it out")
     batch = int(changed.get("per_device_train_batch_size", preset.grpo_batch))
-    if batch % settings.group:
-        raise InputError(
-            f"a batch of {batch} slates is not made of groups of {settings.group}: change --group or the batch"
-        )
+    if batch % group:
+        raise InputError(f"a batch of {batch} slates is not made of groups of {group}: change --group or the batch")
     per_method: dict[str, Any] = (
         {"scale_rewards": "none", "loss_type": "grpo"} if method == "grpo" else {"normalize_advantages": False}
     )
     return kind(
         **{
-            **machine_arguments(preset, output, settings.seed),
+            **machine_arguments(preset, output, seed),
             "logging_steps": 1,
             "per_device_train_batch_size": preset.grpo_batch,
             "gradient_accumulation_steps": 1,
-            "num_generations": settings.group,
+            "num_generations": group,
             "num_iterations": 1,
             "max_steps": max(1, preset.grpo_slates // preset.grpo_batch),
             "max_completion_length": length,
@@ -277,7 +277,9 @@ def train_group(
     `reward` scores slates for `decisions`, row by row. `changed`: fields of TRL's config to set otherwise.
     """
     spoken, model = speaker_to_tune(base, catalog, start, preset, settings.seed)
-    config = group_config(settings.method, preset, folder, settings, spoken.grammar.length, changed)
+    config = group_config(
+        settings.method, preset, folder, settings.group, spoken.grammar.length, settings.seed, changed
+    )
     rng = np.random.default_rng(settings.seed)
     eligible = np.flatnonzero(decisions.time < settings.until)
     wanted = -(-preset.grpo_slates // settings.group)

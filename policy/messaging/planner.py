@@ -6,10 +6,11 @@
 
 Values are advantages over holding, so to hold is worth 0. Only the best option of a user by each channel can be in a
 best plan, which leaves an assignment of users to channels with capacities. Its linear program has whole solutions
-(Birkhoff), and its dual has one price a channel: everybody takes what is worth most after the price, or holds. The
-prices begin with those of the program over a sample of the users, solved by HiGHS (Huangfu & Hall 2018), and are then
-cleared channel by channel over all of them: the price at which as many want a channel as it has sends. This is the
-ascending auction of Crawford & Knoer (1981), without its steps. What is over a budget by ties is taken off by value.
+(Birkhoff), and its dual has one price a channel: everybody takes what is worth most after the price, or holds. For few
+users HiGHS (Huangfu & Hall 2018) solves the program itself. For many the prices begin with those of the program over a
+sample of the users, and are then cleared channel by channel over all of them: the price at which as many want a channel
+as it has sends. This is the ascending auction of Crawford & Knoer (1981), without its steps. What is over a budget by
+ties is taken off by value.
 
 Any prices bound what a plan can be worth from above (weak duality), so the gap is a certificate, not an estimate.
 """
@@ -123,8 +124,11 @@ def plan(best: BestMoves, budgets: Sequence[int | None]) -> Plan:
         raise InputError(f"planner: budgets {tuple(budgets)}: give 0 or more (None: no limit) for each channel")
     room = np.array([users if budget is None else min(budget, users) for budget in budgets], np.int64)
     value = np.where((best.value > 0) & (room > 0), best.value, -np.inf)  # only what is worth more than to hold
-    prices = _cleared(_apart(value), room, _sample_prices(value, room))
-    taken = _filled(value, room, _assigned(_apart(value), room, prices))
+    if users <= SAMPLE:
+        _, prices, taken = relaxed(value, room)
+    else:
+        prices = _cleared(_apart(value), room, _sample_prices(value, room))
+        taken = _filled(value, room, _assigned(_apart(value), room, prices))
     sends = taken >= 0
     rows = np.flatnonzero(sends)
     return Plan(
@@ -177,8 +181,6 @@ def _apart(value: Floats) -> Floats:
 
 def _sample_prices(value: Floats, room: NDArray[np.int64]) -> Floats:
     users = len(value)
-    if users <= SAMPLE:
-        return relaxed(value, room)[1]
     rows = np.random.default_rng(0).permutation(users)[:SAMPLE]
     return relaxed(value[rows], np.ceil(room * (SAMPLE / users)).astype(np.int64))[1]
 

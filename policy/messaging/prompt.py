@@ -79,7 +79,7 @@ class MessagePrompt:
             column * ids["<may>"],
             np.where(allowed.any(axis=(1, 3)), self._named(CHANNELS), -1),
             column * ids["<offers>"],
-            self._offers(contexts, allowed.any(axis=(2, 3))),
+            self._offers(contexts, np.asarray(allowed.any(axis=(2, 3)))),
             column * ids["<message>"],
         ]
         said, mask = left_padded(parts, int(self.prompt.tokenizer.pad_token_id))

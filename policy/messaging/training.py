@@ -87,7 +87,7 @@ def train_messages(
     """
     spoken, model = speaker_to_tune(base, catalog, start, preset, settings.seed)
     grammar = spoken.legal.decisions
-    config = group_config("grpo", preset, folder, settings, grammar.length, changed)
+    config = group_config("grpo", preset, folder, settings.group, grammar.length, settings.seed, changed)
     rng = np.random.default_rng(settings.seed)
     before = np.flatnonzero(log.contexts.time < settings.until)
     asked = rng.permutation(before)[: -(-preset.grpo_slates // settings.group)]

@@ -171,7 +171,7 @@ def test_a_prompt_read_once_for_its_group_gives_what_reading_it_for_every_slate_
     length = drawn.shape[-1]
     sequences = torch.cat([ids.repeat_interleave(4, 0), drawn.flatten(0, 1)], 1)[mixed]
     whole = torch.cat([mask.repeat_interleave(4, 0), torch.ones(12, length, dtype=torch.int64)], 1)[mixed]
-    asked = SimpleNamespace(temperature=1.0)
+    asked = SimpleNamespace(temperature=1.0, rollouts=Rollouts(spoken, [], {}))
     got, entropy, _ = SlateGRPOTrainer._get_per_token_logps_and_entropies(asked, spoken.legal, sequences, whole, length)
     plain = spoken.legal(input_ids=sequences, attention_mask=whole).logits[:, -length - 1 : -1].log_softmax(-1)
     torch.testing.assert_close(got, plain.gather(2, sequences[:, -length:, None])[..., 0], atol=1e-4, rtol=1e-4)
