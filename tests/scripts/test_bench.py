@@ -70,7 +70,7 @@ def test_an_unknown_bench_is_one_line_and_exit_code_2():
     done = subprocess.run([sys.executable, BENCH, "speed"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
-    choices = "outcomes, catalog, trie, ope, rewards, serving, load, world"
+    choices = "outcomes, catalog, trie, ope, rewards, serving, load, world, messages"
     assert done.stderr.strip() == f"error: there is no bench 'speed': choose from {choices}"
 
 

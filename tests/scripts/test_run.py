@@ -23,6 +23,8 @@ SMALL = {
     "dpo_pairs": 64,
     "ppo_episodes": 32,
     "ppo_batch": 16,
+    "grpo_slates": 64,
+    "grpo_batch": 32,
     "ranking_cases": 60,
     "rollout_listeners": 40,
 }
@@ -117,7 +119,7 @@ def test_killed_stages_are_made_again_to_the_same_bytes(small_run, tmp_path):
     assert not list(run.rglob(".*.making-*"))
     # Twins, played to the same listeners with the same luck, do not differ for a single one of them.
     beside = json.loads((run / "reports" / "report.json").read_text())["comparison"]["paired"]
-    assert set(beside) == {"sft", "dpo_click", "dpo", "ppo"}
+    assert set(beside) == {"sft", "dpo_click", "dpo", "grpo", "ppo"}
     assert all(gap == {"diff": 0.0, "lo": 0.0, "hi": 0.0} for by in beside.values() for gap in by.values())
 
 
