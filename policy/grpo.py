@@ -43,7 +43,8 @@ from policy.watch import KLTarget, Watch, WatchSettings, check_kl_target, train_
 
 METHODS = ("grpo", "rloo")
 CREDITS = ("item", "slate")
-BETA = 0.15  # in the reward's unit, a nat
+BETA = {"grpo": 0.03, "rloo": 0.15}  # in the reward's unit, a nat of divergence from the reference
+ENTROPY = 0.12  # the same, a nat of entropy, which is GRPO's only: TRL's RLOO has no such term
 REFERENCE = "ref"  # what TRL calls its copy of the adapter that training starts from
 
 
@@ -215,9 +216,11 @@ def group_config(
     many are drawn for each prompt.
 
     Every generation of `grpo_batch` slates makes one step, so nothing is off-policy. Rewards stay in their own unit,
-    standard deviations under the logging policy, and so does `beta`, the price of a nat of divergence from the
-    reference: the best policy there is gives a slate exp(reward / beta) times the reference's probability. Every
-    sampling field is set: the model's own `generation_config` is never asked.
+    standard deviations under the logging policy, and so do the prices of a nat: `beta`, of divergence from the
+    reference, and `entropy_coef`, of certainty. The best policy there is gives a slate a probability that goes with
+    reference^(beta / price) exp(reward / price), where price is the sum of both: mostly certainty is paid for, because
+    what SFT finds likely is what is tapped. Every sampling field is set: the model's own `generation_config` is never
+    asked.
     """
     kind = GRPOConfig if method == "grpo" else RLOOConfig
     strangers = sorted(set(changed) - {field.name for field in fields(kind)})
@@ -231,7 +234,9 @@ def group_config(
     if batch % group:
         raise InputError(f"a batch of {batch} slates is not made of groups of {group}: change --group or the batch")
     per_method: dict[str, Any] = (
-        {"scale_rewards": "none", "loss_type": "grpo"} if method == "grpo" else {"normalize_advantages": False}
+        {"scale_rewards": "none", "loss_type": "grpo", "entropy_coef": ENTROPY}
+        if method == "grpo"
+        else {"normalize_advantages": False}
     )
     return kind(
         **{
@@ -249,7 +254,7 @@ def group_config(
             "repetition_penalty": 1.0,
             "learning_rate": preset.grpo_lr,
             "lr_scheduler_type": "constant",
-            "beta": BETA,
+            "beta": BETA[method],
             "epsilon": 0.2,
             "disable_dropout": True,
             **per_method,

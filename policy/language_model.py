@@ -206,8 +206,7 @@ class LegalSlateModel(PreTrainedModel):
         legal = may.legal_all(completions.flatten(0, 1)).view(batch, many, length, -1)
         log_probs = logits.masked_fill(~legal, ILLEGAL).log_softmax(-1)
         chosen = _among(may.ids, completions)[..., None]
-        with torch.no_grad():
-            entropy = -(log_probs.exp() * log_probs).sum(-1)
+        entropy = -(log_probs.exp() * log_probs).sum(-1)
         return CompletionOutput(log_probs=log_probs.gather(-1, chosen).squeeze(-1), entropy=entropy)
 
     @torch.no_grad()

@@ -176,3 +176,4 @@ def test_a_prompt_read_once_for_its_group_gives_what_reading_it_for_every_slate_
     plain = spoken.legal(input_ids=sequences, attention_mask=whole).logits[:, -length - 1 : -1].log_softmax(-1)
     torch.testing.assert_close(got, plain.gather(2, sequences[:, -length:, None])[..., 0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(entropy, -(plain.exp() * plain).sum(-1), atol=1e-4, rtol=1e-4)
+    assert entropy.requires_grad, "a bonus on entropy is to move the policy"
