@@ -22,6 +22,7 @@ from data.histories import Contexts, Decisions, Histories, contexts
 from data.schema import ACTIONS
 from policy.checkpoint import Speaker
 from policy.moves import move_of
+from policy.prompt import Weights
 
 # Reactions that say the item was wanted. A log that only has plays (news clicks) offers those.
 ENGAGED = ("complete", "save", "like", "convert")
@@ -129,15 +130,20 @@ def word_slates(
     return SlateExamples(known, slates, move_of(known.item, known.action, slates, catalog))
 
 
-def slate_sequences(spoken: Speaker, examples: SlateExamples) -> tuple[list[list[int]], list[list[int]]]:
-    """Token ids of prompt and completion, and labels that count the completion only (-100 elsewhere)."""
+def slate_sequences(
+    spoken: Speaker, examples: SlateExamples, wants: Weights | None = None
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids of prompt and completion, and labels that count the completion only (-100 elsewhere).
+
+    wants: the trade-off that each prompt asks for.
+    """
     if len(examples) == 0:
         return [], []
     completions = spoken.grammar.encode(
         torch.from_numpy(examples.moves.astype(np.int64)), torch.from_numpy(examples.slates.astype(np.int64))
     ).tolist()
     sequences, labels = [], []
-    for prompt, completion in zip(spoken.prompt.tokens(examples.contexts), completions, strict=True):
+    for prompt, completion in zip(spoken.prompt.tokens(examples.contexts, wants), completions, strict=True):
         sequences.append(prompt + completion)
         labels.append([-100] * len(prompt) + completion)
     return sequences, labels

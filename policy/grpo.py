@@ -34,8 +34,11 @@ from data.catalog import Catalog
 from data.errors import InputError
 from data.histories import Contexts, Decisions, Histories, contexts
 from policy.checkpoint import Speaker, save_adapter
-from policy.moves import MOVES
+from policy.examples import SlateExamples
+from policy.moves import MOVES, move_of
 from policy.presets import Preset
+from policy.proposals import candidates, propose
+from policy.sft import imitate, sft_config
 from policy.slate_reward import item_credits
 from policy.trade_off import Reward, Wants, draw_wants
 from policy.training import machine_arguments, speaker_to_tune, with_progress, write_metrics
@@ -52,16 +55,18 @@ REFERENCE = "ref"  # what TRL calls its copy of the adapter that training starts
 class GroupSettings:
     """until: prompts come from decisions before this time (us since 1970). group: slates drawn for each prompt.
 
-    method: grpo or rloo. credit: who is rewarded, the slate or each of its items (GRPO only). anchor: whether the
-    logged slate takes the place of one of the group. trade_off: whether every prompt asks for a drawn trade-off,
-    which the reward then has to heed. watch: how it is watched on held-out prompts. kl_target: divergence from the
-    reference to steer to, nats per slate (None: a fixed penalty).
+    method: grpo or rloo. credit: who is rewarded, the slate or each of its items (GRPO only). lesson: whether slates
+    that the reward would show are imitated first (`policy.proposals`). anchor: whether the logged slate takes the place
+    of one of the group. trade_off: whether every prompt asks for a drawn trade-off, which the reward then has to heed.
+    watch: how it is watched on held-out prompts. kl_target: divergence from the reference to steer to, nats per slate
+    (None: a fixed penalty).
     """
 
     until: int
     method: str = "grpo"
     group: int = 16
     credit: str = "item"
+    lesson: bool = False
     anchor: bool = False
     trade_off: bool = False
     watch: WatchSettings = field(default_factory=WatchSettings)
@@ -306,15 +311,48 @@ def train_group(
     def reward_of(decided: Tensor, asked: list[Wants], slates: Tensor) -> Tensor:
         return reward(decided, slates, *asked)
 
-    trainer = group_trainer(Rollouts(spoken, prompts, anchors), slate_reward, config)
-    if settings.kl_target is not None:
-        trainer.add_callback(KLTarget(trainer.steer, settings.kl_target, spoken.grammar.length))
     watch = Watch.beside(
         spoken, reward, histories, decisions, settings.until, rows, settings.watch, settings.seed, settings.trade_off
     )
+    if settings.lesson and preset.grpo_lesson:
+        if watch is not None:
+            watch.begin()
+        _teach_proposals(spoken, model, histories, decisions, eligible, reward, preset, settings, folder, title)
+    trainer = group_trainer(Rollouts(spoken, prompts, anchors), slate_reward, config)
+    if settings.kl_target is not None:
+        trainer.add_callback(KLTarget(trainer.steer, settings.kl_target, spoken.grammar.length))
     train_watched(with_progress(trainer, title), watch)
     write_metrics(trainer, folder, settings.method)
     save_adapter(model, folder)
+
+
+def _teach_proposals(
+    spoken: Speaker,
+    model: PeftModel,
+    histories: Histories,
+    decisions: Decisions,
+    eligible: NDArray[np.int64],
+    reward: Reward,
+    preset: Preset,
+    settings: GroupSettings,
+    folder: Path,
+    title: str,
+) -> None:
+    """The first lesson: slates that the reward would show itself, at the price that GRPO then asks."""
+    rng = np.random.default_rng([settings.seed, 2])
+    # A log of fewer moments is gone through again: what is proposed differs.
+    rows = np.sort(rng.choice(eligible, size=preset.grpo_lesson, replace=len(eligible) < preset.grpo_lesson))
+    wants = draw_wants(len(rows), rng) if settings.trade_off else None
+    among = candidates(decisions, eligible)
+    size = min(spoken.grammar.slate_size, len(among))
+    if size < spoken.grammar.slate_size:
+        return  # fewer items were ever shown than a slate has
+    slates = propose(reward, rows, among, size, BETA["grpo"] + ENTROPY, settings.seed, wants)
+    known = contexts(histories, decisions.take(rows), spoken.settings.history_length)
+    moves = move_of(known.item, known.action, slates, spoken.catalog)
+    config = sft_config(preset, folder, settings.seed, {"learning_rate": preset.grpo_lesson_lr, "weight_decay": 0.0})
+    examples = SlateExamples(known, slates, moves)
+    imitate(spoken, model, examples, config, f"{title}: what the reward would show", "proposals", wants)
 
 
 def group_trainer(

@@ -40,10 +40,10 @@ class Preset:
     hidden, layers, heads: size of a model trained from scratch (ignored for pretrained ones; a head is 32 wide, the
     narrowest that vLLM's CPU attention takes). history_passes: passes over packed histories before SFT.
     history_thinning: share of interactions left out of a repeated pass; history_dropout: of the residual stream; both
-    are for many passes over a small log. sft_slates, dpo_prompts, dpo_pairs, ppo_episodes, grpo_slates,
-    weighted_slates: how many of each. samples: slates drawn per DPO prompt. batch: sequences per optimiser step. *_lr:
-    learning rates. lora_rank: rank of every adapter. ranking_cases, rollout_listeners, off_policy_rounds (logged
-    decisions valued): how much evaluation the model's speed allows.
+    are for many passes over a small log. sft_slates, dpo_prompts, dpo_pairs, ppo_episodes, grpo_lesson (slates that the
+    reward would show, imitated first), grpo_slates, weighted_slates: how many of each. samples: slates drawn per DPO
+    prompt. batch: sequences per optimiser step. *_lr: learning rates. lora_rank: rank of every adapter. ranking_cases,
+    rollout_listeners, off_policy_rounds (logged decisions valued): how much evaluation the model's speed allows.
     """
 
     name: str
@@ -66,7 +66,9 @@ class Preset:
     ppo_episodes: int = 3_072
     ppo_batch: int = 256
     ppo_lr: float = 5e-4
-    grpo_slates: int = 12_288
+    grpo_lesson: int = 8_000
+    grpo_lesson_lr: float = 1e-3
+    grpo_slates: int = 8_192
     grpo_batch: int = 256
     grpo_lr: float = 1.5e-3
     weighted_slates: int = 8_000
@@ -98,7 +100,9 @@ SMOLLM2 = Preset(
     ppo_episodes=576,
     ppo_batch=48,
     ppo_lr=3e-4,
-    grpo_slates=1_536,
+    grpo_lesson=1_200,
+    grpo_lesson_lr=3e-4,
+    grpo_slates=1_152,
     grpo_batch=48,
     grpo_lr=3e-4,
     weighted_slates=1_200,
@@ -146,6 +150,7 @@ def _named(name: str) -> Preset:
         batch=32,
         dpo_lr=2e-4,
         ppo_lr=1e-4,
+        grpo_lesson_lr=1e-4,
         grpo_lr=1e-4,
         weighted_lr=1e-4,
         bfloat16=torch.cuda.is_available(),

@@ -26,10 +26,11 @@ from trl import SFTConfig, SFTTrainer
 from data.catalog import Catalog
 from data.histories import HISTORY_LENGTH, Decisions, Histories
 from policy.checkpoint import PolicySettings, Speaker, save_speaker, speaker
-from policy.examples import engaged_rows, engaged_slates, history_blocks, slate_sequences, word_slates
+from policy.examples import SlateExamples, engaged_rows, engaged_slates, history_blocks, slate_sequences, word_slates
 from policy.language_model import causal_model
 from policy.messaging.examples import Example, MessageLesson, MixedCollator
 from policy.presets import Preset, base_model
+from policy.prompt import Weights
 from policy.start_rows import start_rows
 from policy.training import adapter, machine_arguments, with_progress, write_metrics
 from policy.vocabulary import extend_tokenizer
@@ -153,6 +154,30 @@ def _read_histories(
     with dropped_out(spoken.legal, preset.history_dropout):
         with_progress(trainer, f"SFT {preset.name}: histories").train()
     write_metrics(trainer, folder, "histories")
+
+
+def imitate(
+    spoken: Speaker,
+    model: PeftModel,
+    examples: SlateExamples,
+    config: SFTConfig,
+    title: str,
+    stage: str,
+    wants: Weights | None = None,
+) -> None:
+    """Teach an adapter to say slates, in place; the losses go to the training log of `config.output_dir` as `stage`.
+
+    wants: the trade-off that each prompt asks for.
+    """
+    sequences, labels = slate_sequences(spoken, examples, wants)
+    trainer = SFTTrainer(
+        model=model,
+        args=config,
+        train_dataset=Dataset.from_dict({"input_ids": sequences, "labels": labels}),
+        processing_class=spoken.tokenizer,
+    )
+    with_progress(trainer, title).train()
+    write_metrics(trainer, Path(str(config.output_dir)), stage)
 
 
 class HistoryTrainer(SFTTrainer):

@@ -105,6 +105,7 @@ class Watch(TrainerCallback):
         self.settings, self.seed = settings, seed
         self.looks: dict[int, Look] = {}
         self.best_step = 0
+        self.first: Look | None = None
         self._best: Mapping[str, Tensor] = {}
 
     @classmethod
@@ -153,18 +154,23 @@ class Watch(TrainerCallback):
         return Look(float(rewards.mean()), float(-drawn.log_probs.mean()), seen, hit_rate)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._remember(0)
+        now = self._remember(0)
+        self.first = self.first or now
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step % self.settings.every:
             return
         now = self._remember(state.global_step)
-        first = self.looks[0].hit_rate
+        first = self.first.hit_rate if self.first else 0.0
         lost = first > 0 and now.hit_rate < self.settings.least_ranking * first
         stale = (state.global_step - self.best_step) // self.settings.every >= self.settings.patience
         if lost or stale:
             control.should_training_stop = True
             raise TrainingEndError
+
+    def begin(self) -> None:
+        """Take what the policy is like now for where it started from: what is lost is lost against that."""
+        self.first = self.look()
 
     def restore(self) -> None:
         """Give the model back the adapter that was best."""
@@ -183,7 +189,7 @@ class Watch(TrainerCallback):
 
     def _remember(self, step: int) -> Look:
         now = self.looks[step] = self.look()
-        varied = now.entropy >= self.settings.least_entropy * self.looks[0].entropy
+        varied = self.first is None or now.entropy >= self.settings.least_entropy * self.first.entropy
         if step == 0 or (varied and now.reward > self.looks[self.best_step].reward):
             self.best_step = step
             weights = get_peft_model_state_dict(self._adapter())

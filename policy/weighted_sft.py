@@ -16,20 +16,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from numpy.typing import NDArray
-from trl import SFTTrainer
 
 from data.catalog import Catalog
 from data.errors import InputError
 from data.histories import Decisions, Histories, contexts
 from policy.checkpoint import save_adapter
-from policy.examples import SlateExamples, slate_sequences
+from policy.examples import SlateExamples
 from policy.moves import move_of
 from policy.presets import Preset
-from policy.sft import sft_config
+from policy.sft import imitate, sft_config
 from policy.slate_reward import SlateReward
-from policy.training import speaker_to_tune, with_progress, write_metrics
+from policy.training import speaker_to_tune
 
 _AT_ONCE = 8192
 
@@ -77,16 +75,8 @@ def train_weighted_sft(
     slates = decisions.slate[chosen, :size]
     known = contexts(histories, decisions.take(chosen), spoken.settings.history_length)
     examples = SlateExamples(known, slates, move_of(known.item, known.action, slates, catalog))
-    sequences, labels = slate_sequences(spoken, examples)
     given = {"learning_rate": preset.weighted_lr, "weight_decay": 0.0, **changed}
-    trainer = SFTTrainer(
-        model=model,
-        args=sft_config(preset, folder, settings.seed, given),
-        train_dataset=Dataset.from_dict({"input_ids": sequences, "labels": labels}),
-        processing_class=spoken.tokenizer,
-    )
-    with_progress(trainer, title).train()
-    write_metrics(trainer, folder, "weighted")
+    imitate(spoken, model, examples, sft_config(preset, folder, settings.seed, given), title, "weighted")
     save_adapter(model, folder)
 
 

@@ -36,6 +36,10 @@ class GroupArguments(ModelArguments):
     credit: str | None = field(
         default=None, metadata={"help": "what a reward is credited to: item (GRPO's default) or slate (RLOO's)"}
     )
+    lesson: bool | None = field(
+        default=None,
+        metadata={"help": "imitate slates that the reward would show first (default: where GRPO starts from SFT)"},
+    )
     group: int = field(default=16, metadata={"help": "slates drawn for each prompt"})
     trade_off: bool = field(
         default=False, metadata={"help": "prompts ask for a drawn balance of midterm and clicks; --reward is not read"}
@@ -52,13 +56,15 @@ def stage(args: GroupArguments, given: GRPOConfig | None = None) -> bool:
     run = open_run(Path(args.run))
     preset, base = args.resolved(), run.folder / "policy" / "sft"
     start = None if args.start == "none" else run.folder / "policy" / args.start
+    fresh = start is None and args.method == "grpo"
     settings = GroupSettings(
-        run.cut,
-        args.method,
-        args.group,
-        args.credit or ("item" if args.method == "grpo" else "slate"),
-        args.anchor,
-        args.trade_off,
+        until=run.cut,
+        method=args.method,
+        group=args.group,
+        credit=args.credit or ("item" if args.method == "grpo" else "slate"),
+        lesson=fresh if args.lesson is None else args.lesson,
+        anchor=args.anchor,
+        trade_off=args.trade_off,
         kl_target=args.kl_target or None,
         seed=args.model_seed,
     )

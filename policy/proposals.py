@@ -1,0 +1,52 @@
+"""Slates that a reward would show itself, and a first lesson in them for a policy.
+
+A policy gradient sees the items that it happens to draw; a reward can be asked about every item that there is. The best
+policy there is at a price of t per nat of certainty shows a slate with probability that goes with exp(reward / t)
+(Ziebart 2010), and where a slate's reward is the sum over its items that is drawn item by item. So GRPO begins with a
+policy that imitates such draws, on the log's own moments (distillation of a planner: Levine & Koltun, Guided Policy
+Search, ICML 2013; of a softmax over values: Peng et al., Advantage-Weighted Regression, 2019), and does what a sum of
+items does not know. A large catalog's draws are from the items that the log shows most, of which the reward knows most.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data.histories import Decisions
+from policy.trade_off import Reward, Wants
+
+CANDIDATES = 1024
+_AT_ONCE = 256
+
+
+def propose(
+    reward: Reward,
+    rows: NDArray[np.int64],
+    candidates: NDArray[np.int64],
+    size: int,
+    price: float,
+    seed: int,
+    wants: Wants | None = None,
+) -> NDArray[np.int32]:
+    """Slates (M, size) for the decisions `rows` (M,), without repeats: each next item of the `candidates` (N,) with
+    probability that goes with exp(reward / price) of the slate of that item alone."""
+    luck = torch.Generator().manual_seed(seed)
+    items = torch.from_numpy(candidates)
+    drawn = []
+    for start in range(0, len(rows), _AT_ONCE):
+        block = torch.from_numpy(rows[start : start + _AT_ONCE])
+        asked = [] if wants is None else [{name: all_[start : start + _AT_ONCE] for name, all_ in wants.items()}]
+        worth = reward(block, items[None, :, None].expand(len(block), -1, -1), *asked).double() / price  # (B, N)
+        race = torch.empty_like(worth).exponential_(generator=luck).log()  # Gumbel's top k, as exponential races
+        drawn.append(items[(worth - race).topk(size, 1).indices])
+    return torch.cat(drawn).numpy().astype(np.int32)
+
+
+def candidates(decisions: Decisions, rows: NDArray[np.int64], most: int = CANDIDATES) -> NDArray[np.int64]:
+    """The catalog rows that the decisions `rows` show most often, in the catalog's order."""
+    shown = decisions.slate[rows]
+    counts = np.bincount(shown[shown >= 0])
+    order = np.argsort(-counts, kind="stable")[: min(most, int((counts > 0).sum()))]
+    return np.sort(order).astype(np.int64)

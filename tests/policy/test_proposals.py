@@ -1,0 +1,77 @@
+"""What a reward would show itself: the draw is the softmax it says, and a policy that imitates it starts nearer."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from policy.grpo import GroupSettings, train_group
+from policy.proposals import candidates, propose
+from policy.watch import WatchSettings
+from tests.policy.test_grpo import SMALL, likes_even, run  # noqa: F401 (a fixture)
+
+
+def test_the_first_item_is_drawn_as_the_softmax_of_its_reward() -> None:
+    worth = torch.tensor([0.0, 0.3, -0.2, 0.6])
+    price, many = 0.25, 20_000
+
+    def reward(rows: torch.Tensor, slates: torch.Tensor) -> torch.Tensor:
+        return worth[slates].sum(-1)
+
+    slates = propose(reward, np.zeros(many, np.int64), np.array([0, 1, 3]), 2, price, seed=1)
+    assert slates.dtype == np.int32
+    assert set(slates.ravel().tolist()) == {0, 1, 3}, "what is no candidate is not proposed"
+    assert (slates[:, 0] != slates[:, 1]).all()
+    expected = torch.softmax(worth[[0, 1, 3]] / price, 0).numpy()
+    share = np.bincount(slates[:, 0], minlength=4)[[0, 1, 3]] / many
+    assert np.abs(share - expected).max() < 4 * np.sqrt(0.25 / many)
+    # Without replacement: after the first, the rest of the softmax.
+    second = slates[slates[:, 0] == 3, 1]
+    rest = expected[:2] / expected[:2].sum()
+    assert abs(float(np.mean(second == 1)) - rest[1]) < 4 * np.sqrt(0.25 / len(second))
+
+
+def test_each_decision_and_each_trade_off_has_proposals_of_its_own() -> None:
+    def reward(rows: torch.Tensor, slates: torch.Tensor, wants: dict[str, np.ndarray]) -> torch.Tensor:
+        likes = (slates[..., 0] == rows[:, None] % 3) * torch.from_numpy(wants["midterm"])[:, None]
+        return 100.0 * likes
+
+    rows = np.arange(600)
+    wants = {"midterm": (rows % 2).astype(np.float64)}
+    first = propose(reward, rows, np.arange(3), 1, 1.0, seed=2, wants=wants)[:, 0]
+    asked = rows % 2 == 1
+    assert (first[asked] == rows[asked] % 3).all()
+    assert 0.2 < float(np.mean(first[~asked] == rows[~asked] % 3)) < 0.5, "who wants nothing of it gets anything"
+
+
+def test_candidates_are_what_the_log_shows_most(run) -> None:  # noqa: F811
+    _, catalog, _, decisions = run
+    rows = np.arange(len(decisions))
+    counts = np.bincount(decisions.slate[decisions.slate >= 0], minlength=len(catalog))
+    few = candidates(decisions, rows, 5)
+    assert (np.diff(few) > 0).all()
+    assert counts[few].min() >= np.sort(counts)[-5]
+    assert set(candidates(decisions, rows)) == set(np.flatnonzero(counts))
+
+
+def test_a_policy_that_imitates_first_starts_nearer_and_is_measured_against_sft(run, tmp_path) -> None:  # noqa: F811
+    folder, catalog, histories, decisions = run
+    small = replace(SMALL, grpo_slates=64, grpo_lesson=400, grpo_lesson_lr=1e-2, batch=16)
+    until = int(np.sort(decisions.time)[-1]) + 1
+    for name, lesson in (("plain", False), ("lesson", True)):
+        (tmp_path / name).mkdir()
+        settings = GroupSettings(until=until, lesson=lesson, watch=WatchSettings(every=1, prompts=8, least_entropy=2.0))
+        train_group(
+            folder / "policy" / "sft", None, histories, decisions, catalog, likes_even, small, settings, tmp_path / name
+        )
+
+    def lines(name: str) -> list[dict]:
+        return [json.loads(line) for line in (tmp_path / name / "training.jsonl").read_text().splitlines()]
+
+    plain, taught = (next(line for line in lines(name) if line.get("step") == 0) for name in ("plain", "lesson"))
+    assert taught["watch/reward"] > plain["watch/reward"] + 0.1
+    assert any(line["stage"] == "proposals" for line in lines("lesson"))
+    first_kl = next(line["kl"] for line in lines("lesson") if "kl" in line)
+    assert first_kl > 0.01, "the reference is SFT, not where the lesson left off"
+    assert lines("lesson")[-1]["watch/best_step"] == 0, "nothing is twice as varied as SFT, so nothing later is kept"
