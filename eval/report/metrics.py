@@ -72,6 +72,7 @@ POLICIES: Mapping[str, PolicyStyle] = {
     "dpo": PolicyStyle("DPO", "#007a5a", "diamond"),
     "ppo": PolicyStyle("PPO", "#c44a00", "diamond"),
     "grpo": PolicyStyle("GRPO", "#7a4fb5", "diamond"),
+    "grpo_click": PolicyStyle("GRPO on clicks", "#8a5a00", "triangle"),
     "oracle": PolicyStyle("oracle", "#111111", "star"),
     "greedy_click": PolicyStyle("most taps", "#8a6d3b", "star"),
     "random": PolicyStyle("random", "#8d949e", "square"),
