@@ -30,6 +30,7 @@ from scripts.benches.messages import bench_messages
 from scripts.benches.off_policy import bench_off_policy
 from scripts.benches.outcomes import bench_outcomes
 from scripts.benches.rewards import bench_rewards
+from scripts.benches.rl import bench_rl
 from scripts.benches.serving import bench_serving
 from scripts.benches.trie import bench_trie
 from scripts.benches.world import bench_world
@@ -40,6 +41,7 @@ BENCHES: dict[str, Callable[[], Iterable[Measure]]] = {
     "trie": bench_trie,
     "ope": bench_off_policy,
     "rewards": bench_rewards,
+    "rl": bench_rl,
     "serving": bench_serving,
     "load": bench_load,
     "world": bench_world,

@@ -1,15 +1,18 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from policy.presets import NANO
 from scripts.benches.catalog import bench_catalog
 from scripts.benches.measure import Measure
 from scripts.benches.off_policy import bench_off_policy
 from scripts.benches.outcomes import bench_outcomes
 from scripts.benches.rewards import bench_rewards
+from scripts.benches.rl import step_seconds
 from scripts.benches.trie import bench_trie
 from scripts.benches.world import bench_world
 
@@ -55,6 +58,13 @@ def test_the_rewards_bench_agrees_with_its_peer():
     assert lines[1]["ratio"] == pytest.approx(lines[1]["peer"] / lines[1]["ours"])
 
 
+def test_a_step_of_ours_and_of_stock_trl_draw_legal_slates_from_the_same_weights():
+    # The run raises where either draws what is no slate, and where the two are not asked the same.
+    small = replace(NANO, hidden=32, heads=1, layers=1, text_tokens=300, lora_rank=2)
+    ours, peer = step_seconds(items=60, batch=32, slate=3, rounds=2, preset=small, vocabulary=None)
+    assert 0 < ours < peer
+
+
 def test_the_world_bench_measures_worlds_of_their_own():
     lines = list(bench_world(listeners=20, days=3))
     assert [line.unit for line in lines] == ["s", "GiB"] * 2
@@ -70,7 +80,7 @@ def test_an_unknown_bench_is_one_line_and_exit_code_2():
     done = subprocess.run([sys.executable, BENCH, "speed"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
-    choices = "outcomes, catalog, trie, ope, rewards, serving, load, world, messages"
+    choices = "outcomes, catalog, trie, ope, rewards, rl, serving, load, world, messages"
     assert done.stderr.strip() == f"error: there is no bench 'speed': choose from {choices}"
 
 
