@@ -4,6 +4,9 @@ Pairs are chosen within one listener and moment. Three are taken from each promp
 of the worse half, the best against the hard negative (the slate of the worse half that the policy likes most: what it
 must unlearn), and the runner-up against the median. They are then balanced over buckets of their margin, because the
 widest margins alone teach only what is already easy, and the narrowest are noise of the reward model.
+
+With several negatives (`choose_rivals`) each kept pair's chosen slate is compared with further worse ones of its prompt
+at once.
 """
 
 from __future__ import annotations
@@ -92,6 +95,46 @@ def choose_pairs(draws: Draws, settings: PairSettings, seed: int) -> tuple[Tenso
     final = torch.cat(balanced)
     final = final[torch.randperm(len(final), generator=generator)[: settings.pairs]]
     return prompt[final], chosen[final], rejected[final]
+
+
+def choose_rivals(
+    draws: Draws, pairs: tuple[Tensor, Tensor, Tensor], negatives: int, settings: PairSettings, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Prompt (P,), chosen draw (P,) and `negatives` rejected draws (P, negatives) for each pair that has so many.
+
+    The pair's own rejected draw is the first; the others are drawn at random from those of its prompt whose reward is
+    lower than the chosen one's by the least margin. A slate that was drawn several times counts once.
+    """
+    prompt, chosen, rejected = pairs
+    generator = torch.Generator().manual_seed(seed)
+    rewards, tokens = draws.rewards[prompt], draws.tokens[prompt]  # (P, N), (P, N, T)
+    worse = rewards.gather(1, chosen[:, None]) - rewards >= settings.least_margin
+    same = (tokens[:, :, None] == tokens[:, None]).all(-1)  # (P, N, N)
+    first = ~same.tril(-1).any(2)
+    taken = same.gather(1, rejected[:, None, None].expand(-1, 1, same.shape[2])).squeeze(1)  # the pair's own slate
+    order = torch.rand(worse.shape, generator=generator).masked_fill(~(worse & first & ~taken), -1.0)
+    luck, others = order.sort(1, descending=True)
+    enough = torch.ones(len(prompt), dtype=torch.bool)
+    if negatives > 1:
+        enough = luck[:, : negatives - 1].amin(1) >= 0 if luck.shape[1] >= negatives - 1 else ~enough
+    every = torch.cat([rejected[:, None], others[:, : negatives - 1]], 1)
+    return prompt[enough], chosen[enough], every[enough]
+
+
+def rival_dataset(spoken: Speaker, contexts: Contexts, draws: Draws, rivals: tuple[Tensor, Tensor, Tensor]) -> Dataset:
+    """Token ids of each prompt, of its chosen completion and the rejected ones behind it, and all their reference
+    log-probabilities.
+    """
+    prompt, chosen, rejected = rivals
+    real = spoken.prompt.tokens(contexts)
+    every = torch.cat([chosen[:, None], rejected], 1)  # (P, 1 + negatives)
+    return Dataset.from_dict(
+        {
+            "prompt_ids": [real[row] for row in prompt.tolist()],
+            "completions": draws.tokens[prompt[:, None], every].tolist(),
+            "ref_logps": draws.log_probs[prompt[:, None], every].tolist(),
+        }
+    )
 
 
 def preference_dataset(

@@ -2,8 +2,10 @@
 
     accelerate launch scripts/train_dpo.py --run runs/demo --reward midterm
     accelerate launch scripts/train_dpo.py --run runs/demo --reward click --name dpo_click
+    accelerate launch scripts/train_dpo.py --run runs/demo --negatives 4 --name softmax_dpo
 
-Slates are drawn from the policy, scored with the reward's lower bound for the very listener, and paired by margin.
+Slates are drawn from the policy, scored with the reward's lower bound for the very listener, and paired by margin. With
+--negatives 4 each chosen slate is preferred to four worse ones at once (softmax DPO, Chen et al. 2024).
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ class DPOArguments(ModelArguments):
     reward: str = field(default="midterm", metadata={"help": "reward model: midterm or click"})
     name: str = field(default="dpo", metadata={"help": "name of the adapter under policy/"})
     rounds: int = field(default=2, metadata={"help": "draw-rank-train rounds"})
+    negatives: int = field(
+        default=1, metadata={"help": "worse slates that each chosen one is preferred to at once (above 1: softmax DPO)"}
+    )
     model_seed: int = field(default=0, metadata={"help": "seed of sampling and order"})
 
 
@@ -34,7 +39,7 @@ def stage(args: DPOArguments, given: DPOConfig | None = None) -> bool:
     """Train the adapter; True when it was trained, False when an unchanged one was there."""
     run = open_run(Path(args.run))
     preset = args.resolved()
-    settings = DPOSettings(until=run.cut, rounds=args.rounds, seed=args.model_seed)
+    settings = DPOSettings(run.cut, args.rounds, args.negatives, args.model_seed)
     base = run.folder / "policy" / "sft"
     changed = overridden(given)
 
