@@ -22,7 +22,7 @@ from data.catalog import Catalog
 from data.histories import Contexts, Decisions, Histories, contexts
 from data.outcomes import matured_at, read_outcomes
 from data.schema import ACTIONS
-from data.world import PRESETS, World, lived_in
+from data.world import PRESETS, SlatePolicy, World, lived_in
 from eval.diagnostics import Check, overlap, placebo
 from eval.exposure import Exposure, of_slates
 from eval.fairness import (
@@ -93,9 +93,16 @@ class Judged:
 
 
 def world_rollout(
-    judged: Judged, world: str, world_seed: int, listeners: int, progress: Progress | None = None
+    judged: Judged,
+    world: str,
+    world_seed: int,
+    listeners: int,
+    progress: Progress | None = None,
+    beside: Mapping[str, SlatePolicy] = MappingProxyType({}),
 ) -> Rollout:
-    """Truth: every policy, the logging policy and the oracle played to fresh listeners with the same luck."""
+    """Truth: every policy, the logging policy and the oracle played to fresh listeners with the same luck, and what is
+    to be put `beside` them.
+    """
     settings = PRESETS[world].with_listeners(listeners)
     lived = lived_in(settings, world_seed, BURN_IN_DAYS, world_seed + FRESH_LISTENERS)
     evening, log = lived.branch(), lived.log()
@@ -104,6 +111,7 @@ def world_rollout(
     played = {
         "logging": evening.built_in("logging"),
         **{name: LanguageModelPolicy(name, spoken) for name, spoken in judged.speakers.items()},
+        **beside,
         "oracle": evening.built_in("oracle"),
     }
     return replace(play(evening, played, RolloutSettings(), world_seed, progress), segments=segments)

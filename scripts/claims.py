@@ -4,8 +4,9 @@
     python scripts/claims.py --world null --seeds 3 --json true
 
 Every seed is a fresh world, log, reward model and training: the road's policies, their click-tuned twins, and what one
-would try first, reward-weighted SFT and GRPO with the logged slate in every group (ABPO). They are then played to the
-same fresh listeners with the same luck. With --json standard output is one object:
+would try first: reward-weighted SFT, GRPO with the logged slate in every group (ABPO), and the best of --best_of slates
+drawn from SFT under the same reward, which trains nothing and asks the reward at every visit (0: left out). They are
+then played to the same fresh listeners with the same luck. With --json standard output is one object:
 {"world", "seeds", "policies": {name: {metric: {mean, lo, hi}}}, "paired": {"ppo - sft": {metric: {diff, lo, hi}}},
 "gap_closed": {name: share}}. lo and hi pool the listeners of all seeds; seeds_lo and seeds_hi are Student's t.
 """
@@ -30,7 +31,7 @@ from data.world import PRESETS
 from eval.rollout import Rollout, paired_json, world_json
 from eval.sections import Judged, world_rollout
 from scripts import train_grpo, train_ppo, train_weighted_sft
-from scripts.evaluate import speakers
+from scripts.evaluate import best_of, speakers
 from scripts.opened import open_run
 from scripts.run import RunArguments, Stage, stages
 
@@ -44,6 +45,8 @@ PAIRS = (
     ("grpo", "grpo_click"),
     ("grpo", "weighted_sft"),
     ("grpo", "abpo"),
+    ("grpo", "best_of"),
+    ("best_of", "sft"),
     ("grpo", "logging"),
     ("dpo_click", "sft"),
     ("ppo_click", "sft"),
@@ -65,6 +68,7 @@ class ClaimsArguments:
     judged_listeners: int = field(
         default=1_000, metadata={"help": "fresh listeners each policy is played to, per seed"}
     )
+    best_of: int = field(default=16, metadata={"help": "slates that the baseline without training draws at a visit"})
     folder: str = field(default="runs/claims", metadata={"help": "where the runs go"})
     json: bool = field(default=False, metadata={"help": "one JSON line on standard output, all else on standard error"})
 
@@ -106,8 +110,9 @@ def one_seed(args: ClaimsArguments, seed: int, console: Console) -> Rollout:
         make()
     run = open_run(folder)
     judged = Judged(run.catalog, run.histories, run.decisions, run.cut, speakers(run.folder, run.catalog))
+    beside = {"best_of": best_of(judged, run.folder, args.best_of)} if args.best_of else {}
     with Progress(console=console) as progress:
-        return world_rollout(judged, args.world, seed, args.judged_listeners, progress)
+        return world_rollout(judged, args.world, seed, args.judged_listeners, progress, beside)
 
 
 def findings(world: str, rollouts: Sequence[Rollout]) -> dict[str, Any]:

@@ -50,6 +50,7 @@ from eval.sections import (
     world_rollout,
 )
 from eval.world_section import world_portrait
+from policy.best_of import BestOfPolicy
 from policy.checkpoint import Speaker, load_speaker
 from rewards.messages import NAME as MESSAGES
 from rewards.model import RewardModel
@@ -70,6 +71,12 @@ class EvaluateArguments(ModelArguments):
 
     compare: str | None = field(default=None, metadata={"help": "another run whose report is put beside this one"})
     eval_seed: int = field(default=0, metadata={"help": "seed of samples and draws"})
+    best_of: int = field(
+        default=0,
+        metadata={
+            "help": "in a world also play the best of so many slates drawn from SFT, by the reward (16 is usual)"
+        },
+    )
     log: str | None = field(default=None, metadata={"help": "a log store, or a log to read, instead of a run"})
     reader: str = field(default="longplay", metadata={"help": f"how to read the log: {', '.join(READERS)}"})
     slate_probabilities: str | None = field(
@@ -111,6 +118,7 @@ def stage(args: EvaluateArguments) -> bool:
         "listeners": preset.rollout_listeners,
         "rounds": preset.off_policy_rounds,
         "compare": args.compare,
+        **({"best_of": args.best_of} if args.best_of else {}),
     }
     inputs = [*sorted((run.folder / "rewards").glob("[!.]*")), run.folder / "policy" / "sft", *policies.values()]
     if other is not None:
@@ -138,6 +146,11 @@ def speakers(run: Path, catalog: Catalog) -> dict[str, Speaker]:
     return loaded | {name: load_speaker(base, catalog, path) for name, path in adapters(run).items()}
 
 
+def best_of(judged: Judged, run: Path, draws: int) -> BestOfPolicy:
+    """The baseline that trains nothing: the best of so many slates drawn from SFT under the mid-term reward."""
+    return BestOfPolicy("best_of", judged.speakers["sft"], RewardModel.load(run / "rewards" / "midterm"), draws)
+
+
 def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
     """Put the run's policies to every question its log can carry."""
     preset = args.resolved()
@@ -152,7 +165,8 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
         task = progress.add_task("judging", total=None)
         if world is not None:
             with clock.lap("rollouts"):
-                rollout = world_rollout(judged, world, origin["seed"], preset.rollout_listeners, progress)
+                beside = {"best_of": best_of(judged, run.folder, args.best_of)} if args.best_of else {}
+                rollout = world_rollout(judged, world, origin["seed"], preset.rollout_listeners, progress, beside)
             if other is not None and fingerprint(other / "logs") == fingerprint(run.folder / "logs"):
                 # Means of two reports differ by their listeners too: only the same ones tell the models apart.
                 theirs = replace(judged, speakers=speakers(other, Catalog.load(other / "catalog")))

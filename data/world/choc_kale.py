@@ -165,7 +165,8 @@ class ChocKale:
             names = [f"d{day:04d}-{user}" for user in users]
             shown, time = ids[slates[:, 0]], start + timedelta(days=day)
             row = {"user_id": users, "decision_id": names, "surface": "home"}
-            made = {"policy": policy, "slate": shown[:, None].tolist(), "propensity": np.exp(log_propensity)}
+            chance = pl.Series(np.exp(log_propensity)).fill_nan(None)  # a policy that cannot say
+            made = {"policy": policy, "slate": shown[:, None].tolist(), "propensity": chance}
             decisions.append(pl.DataFrame({**row, **made}).with_columns(_at(time)))
             done = {"action": "play", "item_id": shown, "position": 0, "value": engagement}
             events.append(pl.DataFrame({**row, **done}).with_columns(_at(time + timedelta(seconds=1))))

@@ -33,7 +33,10 @@ class SlatePolicy(Protocol):
         ...
 
     def choose(self, contexts: Contexts, rng: np.random.Generator) -> Choice:
-        """Slates (B, K) int32 of item indices without repeats, and the log-probability (B,) of each."""
+        """Slates (B, K) int32 of item indices without repeats, and the log-probability (B,) of each.
+
+        A policy that cannot say how likely its choice was says nan for all of them, and is logged without propensity.
+        """
         ...
 
 
@@ -157,7 +160,8 @@ def check_choice(
 
 
 def check_log_propensity(log_propensity: NDArray[np.float64], policy: str, batch: int) -> None:
-    """Raises InputError unless log_propensity is (batch,), finite and at most 0."""
+    """Raises InputError unless log_propensity is (batch,), finite and at most 0, or nan throughout: not known."""
     # A model's float32 sum of log-probabilities may end a hair above 0.
-    if log_propensity.shape != (batch,) or not np.all((log_propensity <= 1e-4) & np.isfinite(log_propensity)):
-        raise InputError(f"policy {policy}: log_propensity must be ({batch},), finite and at most 0")
+    good = (log_propensity <= 1e-4) & np.isfinite(log_propensity)
+    if log_propensity.shape != (batch,) or not (np.all(good) or np.all(np.isnan(log_propensity))):
+        raise InputError(f"policy {policy}: log_propensity must be ({batch},), finite and at most 0, or all nan")

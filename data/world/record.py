@@ -167,7 +167,9 @@ def _decisions(items: Items, rounds: list[Round], keys: pl.DataFrame, size: int)
             np.repeat(np.arange(len(rounds)), [len(r.listeners) for r in rounds]).astype(np.int64)
         ),
         slate=ids.reshape((-1, size)).arr.to_list() if len(ids) else pl.Series([], dtype=pl.List(pl.String)),
-        propensity=np.exp(np.clip(_stack([r.log_propensity for r in rounds], np.float64), _FLOOR, 0.0)),
+        propensity=pl.Series(
+            np.exp(np.clip(_stack([r.log_propensity for r in rounds], np.float64), _FLOOR, 0.0))
+        ).fill_nan(None),  # a policy that cannot say
         steer=pl.Series([t for r in rounds for t in r.steer], dtype=pl.String),
         move=pl.Series(moves, dtype=pl.String),
     ).sort("time", "decision_id")

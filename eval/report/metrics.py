@@ -67,6 +67,7 @@ POLICIES: Mapping[str, PolicyStyle] = {
     "logging": PolicyStyle("logging (today)", "#5f6670", "square"),
     "sft": PolicyStyle("SFT", "#0072b2", "circle"),
     "sft_weighted": PolicyStyle("SFT, reward-weighted", "#3b9ac9", "circle"),
+    "best_of": PolicyStyle("best of N from SFT", "#2a9d8f", "circle"),
     "dpo_click": PolicyStyle("DPO on clicks", "#b8860b", "triangle"),
     "ppo_click": PolicyStyle("PPO on clicks", "#a8518a", "triangle"),
     "dpo": PolicyStyle("DPO", "#007a5a", "diamond"),
@@ -91,7 +92,7 @@ BASELINES: Mapping[str, str] = {
 }
 
 # Policies that are marks on the scale, or tuned to the tap on purpose: the answer is never about them.
-NOT_CANDIDATES = ("logging", "sft", "random", "popularity", "greedy_click", "oracle", "transition_count")
+NOT_CANDIDATES = ("logging", "sft", "best_of", "random", "popularity", "greedy_click", "oracle", "transition_count")
 
 
 def policy_style(name: str) -> PolicyStyle:

@@ -213,7 +213,7 @@ def test_steer_moves_what_is_played() -> None:
         (lambda s: s + 10_000, lambda p: p, "outside"),
         (lambda s: s * 0, lambda p: p, "twice"),
         (lambda s: s, lambda p: p + 1.0, "at most 0"),
-        (lambda s: s, lambda p: p * np.nan, "finite"),
+        (lambda s: s, lambda p: np.where(np.arange(len(p)) == 0, np.nan, p), "finite"),
         (lambda s: s, lambda p: p[:1], "log_propensity"),
     ],
 )
@@ -226,6 +226,16 @@ def test_bad_actions_are_refused_and_change_nothing(slates, log_propensity, says
     assert world.state.slot == 0
     world.act(*good, "good@1")
     assert world.state.slot == 1
+
+
+def test_a_policy_that_cannot_say_its_propensity_is_logged_without() -> None:
+    world = World(PRESETS["clickbait"].with_listeners(40), 0)
+    listeners, known = world.observe()
+    slates, _ = world.built_in("logging").choose(known, np.random.default_rng(0))
+    world.act(slates, np.full(len(listeners), np.nan), "unsure@1")
+    world.play(world.built_in("logging"), 1, np.random.default_rng(0))
+    decisions = world.log().decisions
+    assert decisions.filter(pl.col("propensity").is_null())["policy"].to_list() == ["unsure@1"] * len(listeners)
 
 
 def test_a_day_without_visitors_passes() -> None:
