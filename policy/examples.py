@@ -112,10 +112,9 @@ def word_slates(
     `weight` (N,) says how often each item was engaged with; fitting items are drawn in proportion. Empty when the
     catalog has no words.
     """
-    asked = _askable(catalog)
     rng = np.random.default_rng(seed)
     size = base.slates.shape[1]
-    fitting = [(text, rows) for text, rows in asked if len(rows) >= size]
+    fitting = [(text, rows) for _, text, rows in askable(catalog) if len(rows) >= size]
     if not fitting or len(base) == 0:
         nothing = np.empty(0, np.int64)
         return SlateExamples(base.contexts.take(nothing), base.slates[nothing], base.moves[nothing])
@@ -206,14 +205,14 @@ def history_blocks(
     return packed if packed.tokens[-1] else HistoryBlocks(packed.tokens[:-1], packed.parts[:-1])
 
 
-def _askable(catalog: Catalog) -> list[tuple[str, NDArray[np.int32]]]:
-    """Texts a listener may say and the catalog rows that fit them: tags, kinds, creators."""
+def askable(catalog: Catalog) -> list[tuple[str, str, NDArray[np.int32]]]:
+    """What a listener may name: (column, text, catalog rows that fit), for every tag, kind and creator."""
     frame = catalog.items.with_row_index("row")
-    asked: list[tuple[str, NDArray[np.int32]]] = []
+    asked: list[tuple[str, str, NDArray[np.int32]]] = []
     for column in ("tags", "kind", "creator"):
         values = frame.explode(column) if column == "tags" else frame
         grouped = values.filter(pl.col(column).is_not_null() & (pl.col(column).cast(pl.String) != "")).group_by(
             column, maintain_order=True
         )
-        asked += [(str(key[0]), np.sort(group["row"].to_numpy()).astype(np.int32)) for key, group in grouped]
+        asked += [(column, str(key[0]), np.sort(group["row"].to_numpy()).astype(np.int32)) for key, group in grouped]
     return asked

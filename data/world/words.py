@@ -178,8 +178,14 @@ def _article(noun: str) -> str:
     return "an" if noun[0] in "aeiou" else "a"
 
 
-def _with_typo(rng: np.random.Generator, text: str) -> str:
-    """Swaps, drops or doubles one letter."""
+def paraphrases() -> dict[str, tuple[str, ...]]:
+    """Style or kind -> other words for it; those of styles do not contain its name."""
+    kinds = {kind: tuple(f"{_article(noun)} {noun}" for noun in nouns) for kind, nouns in KIND_WORDS.items()}
+    return {style.name: style.asked_as for style in STYLES} | kinds
+
+
+def with_typo(rng: np.random.Generator, text: str) -> str:
+    """`text` with one letter swapped, dropped or doubled."""
     at = int(rng.integers(1, max(2, len(text) - 1)))
     match int(rng.integers(3)):
         case 0:
@@ -204,4 +210,4 @@ def ask(rng: np.random.Generator, style: Style | None, kind: str | None) -> str:
         else:
             wanted = f"{wanted}, {_article(noun)} {noun}"
     text = _pick(rng, _ASKS).format(x=wanted)
-    return _with_typo(rng, text) if rng.random() < 0.15 else text
+    return with_typo(rng, text) if rng.random() < 0.15 else text

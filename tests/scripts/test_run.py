@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from data.errors import InputError
+from scripts import steering
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
     "hidden": 32,
@@ -89,6 +92,21 @@ def test_the_report_has_what_others_rely_on(report):
     assert sum(report["fairness"]["people"].values()) == SMALL["rollout_listeners"]
     assert {"consumed", "logging", "ppo", "oracle"} <= report["fairness"]["by_tenth"].keys()
     assert len(report["pareto"]["points"]) == 11
+
+
+def test_every_policy_of_a_run_can_be_asked_whether_it_listens(small_run, monkeypatch, capsys):
+    words = ["--run", str(small_run), "--policies", "sft", "grpo", "--moments", "12", "--move_samples", "8"]
+    monkeypatch.setattr(sys, "argv", ["steering.py", *words, "--json", "true"])
+    steering.main()
+    told = json.loads(capsys.readouterr().out)
+    assert set(told) == {"sft", "grpo"}
+    for by in told.values():
+        assert set(by["obedience"]) == {"named", "in other words", "misspelled"}
+        assert {"fits", "unasked", "gain", "cost"} <= by["obedience"]["named"].keys()
+        assert sum(one["share"] for one in by["moves"].values()) == pytest.approx(1)
+    monkeypatch.setattr(sys, "argv", ["steering.py", "--run", str(small_run), "--policies", "nobody"])
+    with pytest.raises(InputError, match="no such policy"):
+        steering.main()
 
 
 def test_a_second_run_makes_nothing_again(small_run):
