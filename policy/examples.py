@@ -1,8 +1,9 @@
 """Training examples for supervised fine-tuning: what listeners engaged with, and what words mean.
 
-Three kinds, all in the one prompt format:
+Four kinds, all in the one prompt format:
 - engaged slates: after a logged context, the next K different items the listener finished, saved or liked;
 - words: a context in which the listener asks for a tag, a kind or a creator, and items that fit;
+- moves: a context, a drawn move, and items that carry it out (the move itself is given, not learned);
 - histories: whole listening histories in semantic IDs, packed, every token a target. They have no `<slate>`, so they
   train the plain language model: a history of n items is n free lessons in what follows what.
 """
@@ -21,11 +22,12 @@ from data.errors import InputError
 from data.histories import Contexts, Decisions, Histories, contexts
 from data.schema import ACTIONS
 from policy.checkpoint import Speaker
-from policy.moves import move_of
+from policy.moves import MOVES, move_of, relation_of
 from policy.prompt import Weights
 
 # Reactions that say the item was wanted. A log that only has plays (news clicks) offers those.
 ENGAGED = ("complete", "save", "like", "convert")
+_MOVES_AT_ONCE, _MOVE_POOL = 256, 1024  # contexts, and items that a move's slate is made of
 WINDOW = 4  # engaged interactions looked at per slate place, to find K different items
 
 
@@ -129,12 +131,44 @@ def word_slates(
     return SlateExamples(known, slates, move_of(known.item, known.action, slates, catalog))
 
 
+def move_slates(
+    base: SlateExamples, catalog: Catalog, weight: NDArray[np.float64], limit: int, seed: int
+) -> SlateExamples:
+    """Alignment examples: contexts of `base`, each with a drawn move and K items that all are such a move.
+
+    `weight` (N,) as in `word_slates`. A move for which a context has fewer than K items is not drawn for it.
+    """
+    rng = np.random.default_rng(seed)
+    size, rows = base.slates.shape[1], rng.integers(len(base), size=limit if len(base) else 0)
+    slates, moves, kept = [], [], []
+    for start in range(0, len(rows), _MOVES_AT_ONCE):
+        some = rows[start : start + _MOVES_AT_ONCE]
+        pool = rng.permutation(len(catalog.items))[:_MOVE_POOL]
+        offered = np.broadcast_to(pool, (len(some), len(pool)))
+        relation = relation_of(base.contexts.item[some], base.contexts.action[some], offered, catalog)
+        keys = rng.exponential(size=relation.shape) / (weight[pool] + 1.0)
+        for at, row in enumerate(some.tolist()):
+            counts = np.bincount(relation[at], minlength=len(MOVES))
+            possible = np.flatnonzero(counts >= size)
+            if len(possible):
+                move = int(rng.choice(possible))
+                slates.append(pool[np.argsort(np.where(relation[at] == move, keys[at], np.inf))[:size]])
+                moves.append(move)
+                kept.append(row)
+    if not kept:
+        nothing = np.empty(0, np.int64)
+        return SlateExamples(base.contexts.take(nothing), base.slates[nothing], base.moves[nothing])
+    return SlateExamples(
+        base.contexts.take(np.array(kept)), np.stack(slates).astype(np.int32), np.array(moves, np.int8)
+    )
+
+
 def slate_sequences(
-    spoken: Speaker, examples: SlateExamples, wants: Weights | None = None
+    spoken: Speaker, examples: SlateExamples, wants: Weights | None = None, moves_given: bool = False
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Token ids of prompt and completion, and labels that count the completion only (-100 elsewhere).
 
-    wants: the trade-off that each prompt asks for.
+    wants: the trade-off that each prompt asks for. moves_given: the move does not count either; what is learned is what follows it.
     """
     if len(examples) == 0:
         return [], []
@@ -144,7 +178,7 @@ def slate_sequences(
     sequences, labels = [], []
     for prompt, completion in zip(spoken.prompt.tokens(examples.contexts, wants), completions, strict=True):
         sequences.append(prompt + completion)
-        labels.append([-100] * len(prompt) + completion)
+        labels.append([-100] * len(prompt) + ([-100, *completion[1:]] if moves_given else completion))
     return sequences, labels
 
 

@@ -46,6 +46,13 @@ def move_of(items: Ints, actions: Ints, slates: Ints, catalog: Catalog) -> npt.N
     slates = np.asarray(slates)
     if slates.size and not (slates >= 0).any(1).all():
         raise InputError(f"slate {int((slates >= 0).any(1).argmin())} is empty: a move needs at least one item")
+    relation = relation_of(items, actions, slates, catalog)
+    votes: Ints = ((relation[:, :, None] == np.arange(len(MOVES))) & (slates >= 0)[:, :, None]).sum(1)  # (B, 4)
+    return np.asarray(votes.argmax(1), dtype=np.int8)
+
+
+def relation_of(items: Ints, actions: Ints, offered: Ints, catalog: Catalog) -> npt.NDArray[np.int64]:
+    """Index into MOVES of each item of `offered` (B, K) on its own, for histories as in `move_of`. (B, K)"""
     frame = catalog.items
     creator, kind = _codes(frame["creator"]), _codes(frame["kind"])
     style = _codes(frame["tags"].list.first())
@@ -54,11 +61,10 @@ def move_of(items: Ints, actions: Ints, slates: Ints, catalog: Catalog) -> npt.N
 
     def known(attribute: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
         recent = np.where(heard, attribute[items], -1)[:, None, :]  # (B, 1, H)
-        match: npt.NDArray[np.bool_] = ((recent == attribute[slates][:, :, None]) & (recent >= 0)).any(2)
+        match: npt.NDArray[np.bool_] = ((recent == attribute[offered][:, :, None]) & (recent >= 0)).any(2)
         return match
 
-    same_item = (np.where(heard, items, -1)[:, None, :] == slates[:, :, None]).any(2)
+    same_item = (np.where(heard, items, -1)[:, None, :] == offered[:, :, None]).any(2)
     relation = np.select([same_item | known(creator), known(style), known(kind)], [0, 1, 2], default=3)  # (B, K)
     relation[~heard.any(1)] = MOVES.index("explore")
-    votes: Ints = ((relation[:, :, None] == np.arange(len(MOVES))) & (slates >= 0)[:, :, None]).sum(1)  # (B, 4)
-    return np.asarray(votes.argmax(1), dtype=np.int8)
+    return relation

@@ -24,9 +24,18 @@ from transformers import PreTrainedModel, Trainer
 from trl import SFTConfig, SFTTrainer
 
 from data.catalog import Catalog
+from data.errors import InputError
 from data.histories import HISTORY_LENGTH, Decisions, Histories
 from policy.checkpoint import PolicySettings, Speaker, save_speaker, speaker
-from policy.examples import SlateExamples, engaged_rows, engaged_slates, history_blocks, slate_sequences, word_slates
+from policy.examples import (
+    SlateExamples,
+    engaged_rows,
+    engaged_slates,
+    history_blocks,
+    move_slates,
+    slate_sequences,
+    word_slates,
+)
 from policy.language_model import causal_model
 from policy.messaging.examples import Example, MessageLesson, MixedCollator
 from policy.presets import Preset, base_model
@@ -43,14 +52,20 @@ class SFTSettings:
     """What is learned from.
 
     slate_size: K items per slate. until: only what happened before this time (us since 1970) is learned from.
-    history_length: interactions in a prompt. word_share: alignment examples per engaged slate.
+    history_length: interactions in a prompt. word_share, move_share: alignment examples per engaged slate, of words
+    and of moves.
     """
 
     slate_size: int
     until: int
     history_length: int = HISTORY_LENGTH
     word_share: float = 0.15
+    move_share: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.word_share < 0 or self.move_share < 0:
+            raise InputError(f"word_share {self.word_share}, move_share {self.move_share}: give shares of 0 or more")
 
 
 def sft_config(preset: Preset, output: Path, seed: int, changed: Mapping[str, Any] = MappingProxyType({})) -> SFTConfig:
@@ -255,6 +270,10 @@ def _slates(
     words = word_slates(engaged, spoken.catalog, liked, int(len(engaged) * settings.word_share), settings.seed)
     sequences, labels = slate_sequences(spoken, engaged)
     more, more_labels = slate_sequences(spoken, words)
+    if settings.move_share:
+        far = move_slates(engaged, spoken.catalog, liked, int(len(engaged) * settings.move_share), settings.seed)
+        moved, moved_labels = slate_sequences(spoken, far, moves_given=True)
+        more, more_labels = more + moved, more_labels + moved_labels
     said = zip(sequences + more, labels + more_labels, strict=True)
     return [{"input_ids": ids, "labels": wanted} for ids, wanted in said]
 

@@ -3,21 +3,59 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from peft import LoraConfig, PeftModel, get_peft_model
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from data.artifacts import build
 from data.catalog import Catalog
 from policy.checkpoint import Speaker, load_speaker
 from policy.presets import Preset
 
 METRICS = "training.jsonl"
+
+
+def build_on_ranks(
+    folder: Path,
+    *,
+    config: Mapping[str, object],
+    inputs: Sequence[Path],
+    seed: int,
+    make: Callable[[Path], None],
+) -> bool:
+    """`data.artifacts.build` where several ranks train together (torchrun, accelerate launch).
+
+    The first rank looks whether there is anything to make, and writes it; the others make along, into folders that are
+    thrown away. True on the first rank when it was made.
+    """
+    state = PartialState(cpu=not torch.cuda.is_available())
+    if state.num_processes == 1:
+        return build(folder, config=config, inputs=inputs, seed=seed, make=make)
+    if not state.is_main_process:
+        if broadcast_object_list([None])[0]:
+            with TemporaryDirectory() as thrown_away:
+                make(Path(thrown_away))
+        return False
+    told = []
+
+    def make_together(temporary: Path) -> None:
+        told.append(broadcast_object_list([True]))
+        make(temporary)
+
+    made = build(folder, config=config, inputs=inputs, seed=seed, make=make_together)
+    if not told:
+        broadcast_object_list([False])
+    return made
 
 
 def machine_arguments(preset: Preset, output: Path, seed: int) -> dict[str, Any]:

@@ -48,7 +48,7 @@ from scripts.opened import ModelArguments, open_run
 FATES = {"grpo": "midterm", "grpo_click": "click"}  # policy -> the reward it is tuned on
 RECENT_DAYS = 28  # whose moments are prompts
 FOREVER = 2**62  # us: the world tells the truth, so nothing of the log is held back to judge on
-LOOKS = 4  # of the watch, at every training
+LOOKS, LOOKED_AT = 2, 96  # of the watch at every training, and at how many moments
 TABLES = ("items", "events", "decisions", "users")
 
 
@@ -58,12 +58,12 @@ class FlywheelArguments(ModelArguments):
 
     run: str = field(default="runs/flywheel", metadata={"help": "where everything goes"})
     world: str = field(default="clickbait", metadata={"help": f"world preset: {', '.join(PRESETS)}"})
-    listeners: int = field(default=1_500, metadata={"help": "people, the same in every fate"})
+    listeners: int = field(default=1_000, metadata={"help": "people, the same in every fate"})
     days: int = field(default=56, metadata={"help": "days of the log that both begin with"})
-    weeks: int = field(default=6, metadata={"help": "weeks of act, log, retrain"})
-    slates: int = field(default=3_072, metadata={"help": "slates that GRPO draws every week"})
+    weeks: int = field(default=4, metadata={"help": "weeks of act, log, retrain"})
+    slates: int = field(default=2_048, metadata={"help": "slates that GRPO draws every week"})
     reward_epochs: int = field(default=4, metadata={"help": "passes of the reward's networks, every week"})
-    reward_members: int = field(default=8, metadata={"help": "ensemble members of a reward"})
+    reward_members: int = field(default=4, metadata={"help": "ensemble members of a reward"})
     seed: int = field(default=0, metadata={"help": "seed of the world and of everything trained"})
     json: bool = field(
         default=False, metadata={"help": "one JSON object on standard output, all else on standard error"}
@@ -140,7 +140,7 @@ def tuned(args: FlywheelArguments, name: str, week: int, folder: Path) -> bool:
     model = RewardModel.load(folder / "rewards" / reward)
     before = folder / "policy" / f"week-{week - 1:02d}" if week else None
     steps = max(1, args.slates // args.resolved().grpo_batch)
-    watch = WatchSettings(every=max(1, steps // LOOKS), least_entropy=least_entropy(folder, week))
+    watch = WatchSettings(max(1, steps // LOOKS), LOOKED_AT, least_entropy=least_entropy(folder, week))
     settings = GroupSettings(FOREVER, watch=watch, seed=seed)
     preset = replace(args.resolved(), grpo_slates=args.slates)
 

@@ -15,10 +15,9 @@ from pathlib import Path
 
 from trl import DPOConfig, TrlParser
 
-from data.artifacts import build
 from data.errors import exit_on_input_error
 from policy.dpo import DPOSettings, dpo_config, train_dpo
-from policy.training import overridden, trainer_defaults
+from policy.training import build_on_ranks, overridden, trainer_defaults
 from scripts.opened import ModelArguments, open_run
 
 
@@ -42,6 +41,9 @@ def stage(args: DPOArguments, given: DPOConfig | None = None) -> bool:
     settings = DPOSettings(run.cut, args.rounds, args.negatives, args.model_seed)
     base = run.folder / "policy" / "sft"
     changed = overridden(given)
+    said = asdict(settings)
+    if settings.negatives == 1:
+        del said["negatives"]  # what was trained before there were several is unchanged
 
     def make(temporary: Path) -> None:
         config = dpo_config(preset, temporary, args.model_seed, changed)
@@ -50,9 +52,9 @@ def stage(args: DPOArguments, given: DPOConfig | None = None) -> bool:
             base, run.histories, run.decisions, run.catalog, reward, preset, settings, temporary, config, args.name
         )
 
-    return build(
+    return build_on_ranks(
         run.folder / "policy" / args.name,
-        config={"preset": preset.training("dpo"), "settings": asdict(settings), "reward": args.reward, "trl": changed},
+        config={"preset": preset.training("dpo"), "settings": said, "reward": args.reward, "trl": changed},
         inputs=[*run.inputs, base, run.folder / "rewards" / args.reward],
         seed=args.model_seed,
         make=make,

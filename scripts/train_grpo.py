@@ -17,11 +17,10 @@ from pathlib import Path
 
 from trl import GRPOConfig, TrlParser
 
-from data.artifacts import build
 from data.errors import exit_on_input_error
 from policy.grpo import METHODS, GroupSettings, train_group
 from policy.trade_off import TradeOffReward
-from policy.training import overridden, trainer_defaults
+from policy.training import build_on_ranks, overridden, trainer_defaults
 from scripts.opened import ModelArguments, Opened, open_run
 
 
@@ -86,7 +85,7 @@ def stage(args: GroupArguments, given: GRPOConfig | None = None) -> bool:
             args.name,
         )
 
-    return build(
+    return build_on_ranks(
         run.folder / "policy" / args.name,
         config={"preset": preset.training("grpo"), "settings": asdict(settings), "reward": names, "trl": changed},
         inputs=[*run.inputs, base, *([start] if start else []), *(run.folder / "rewards" / name for name in names)],

@@ -15,10 +15,9 @@ from pathlib import Path
 from trl import TrlParser
 from trl.experimental.ppo import PPOConfig
 
-from data.artifacts import build
 from data.errors import exit_on_input_error
 from policy.ppo import PPOSettings, ppo_config, train_ppo
-from policy.training import overridden, trainer_defaults
+from policy.training import build_on_ranks, overridden, trainer_defaults
 from scripts.opened import ModelArguments, open_run
 
 
@@ -61,7 +60,7 @@ def stage(args: PPOArguments, given: PPOConfig | None = None) -> bool:
             args.name,
         )
 
-    return build(
+    return build_on_ranks(
         run.folder / "policy" / args.name,
         config={"preset": preset.training("ppo"), "settings": asdict(settings), "reward": args.reward, "trl": changed},
         inputs=[*run.inputs, base, *([start] if start else []), run.folder / "rewards" / args.reward],

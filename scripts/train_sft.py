@@ -15,10 +15,9 @@ from pathlib import Path
 
 from trl import SFTConfig, TrlParser
 
-from data.artifacts import build
 from data.errors import exit_on_input_error
 from policy.sft import SFTSettings, sft_config, train_sft
-from policy.training import overridden, trainer_defaults
+from policy.training import build_on_ranks, overridden, trainer_defaults
 from scripts.opened import ModelArguments, open_run
 
 
@@ -27,6 +26,12 @@ class SFTArguments(ModelArguments):
     """Which run, which model."""
 
     slate_size: int = field(default=5, metadata={"help": "items of a slate"})
+    word_share: float = field(
+        default=0.15, metadata={"help": "requests in words and what fits them, per slate that people engaged with"}
+    )
+    move_share: float = field(
+        default=0.0, metadata={"help": "moves and slates that carry them out, per slate that people engaged with"}
+    )
     model_seed: int = field(default=0, metadata={"help": "seed of initialisation, sampling and order"})
 
 
@@ -34,7 +39,9 @@ def stage(args: SFTArguments, given: SFTConfig | None = None) -> bool:
     """Train the SFT policy; True when it was trained, False when an unchanged one was there."""
     run = open_run(Path(args.run))
     preset = args.resolved()
-    settings = SFTSettings(slate_size=args.slate_size, until=run.cut, seed=args.model_seed)
+    settings = SFTSettings(
+        args.slate_size, run.cut, word_share=args.word_share, move_share=args.move_share, seed=args.model_seed
+    )
     folder = run.folder / "policy" / "sft"
     changed = overridden(given)
 
@@ -42,8 +49,11 @@ def stage(args: SFTArguments, given: SFTConfig | None = None) -> bool:
         config = sft_config(preset, temporary, args.model_seed, changed)
         train_sft(run.histories, run.decisions, run.catalog, preset, settings, temporary, config)
 
-    config = {"preset": preset.training("sft"), "settings": asdict(settings), "trl": changed}
-    return build(folder, config=config, inputs=run.inputs, seed=args.model_seed, make=make)
+    said = asdict(settings)
+    if not settings.move_share:
+        del said["move_share"]  # what was trained before there was such a thing is unchanged
+    config = {"preset": preset.training("sft"), "settings": said, "trl": changed}
+    return build_on_ranks(folder, config=config, inputs=run.inputs, seed=args.model_seed, make=make)
 
 
 def main() -> None:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from trl import SFTConfig, TrlParser
 
-from data.artifacts import build
 from data.errors import exit_on_input_error
-from policy.training import overridden, trainer_defaults
+from policy.training import build_on_ranks, overridden, trainer_defaults
 from policy.weighted_sft import WeightedSettings, train_weighted_sft
 from scripts.opened import ModelArguments, open_run
 
@@ -40,7 +39,7 @@ def stage(args: WeightedArguments, given: SFTConfig | None = None) -> bool:
             base, run.histories, run.decisions, run.catalog, reward, preset, settings, temporary, changed, args.name
         )
 
-    return build(
+    return build_on_ranks(
         run.folder / "policy" / args.name,
         config={
             "preset": preset.training("weighted"),

@@ -1,4 +1,8 @@
-"""Packed histories: no history sees its neighbour, none is lost, and a repeated pass may be thinned."""
+"""Packed histories: no history sees its neighbour, none is lost, and a repeated pass may be thinned. Moves: a slate
+carries out the move that is said before it, which itself is not learned.
+"""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +10,9 @@ import torch
 
 from data.histories import Histories
 from data.schema import ACTIONS
-from policy.examples import history_blocks
+from policy.examples import SlateExamples, history_blocks, move_slates, slate_sequences
+from policy.moves import MOVES, move_of
+from policy.prompt import neutral_contexts
 from policy.sft import PartsCollator, dropped_out
 from tests.policy.test_language_model import make_speaker
 
@@ -81,3 +87,33 @@ def test_dropout_is_there_in_training_and_gone_after(spoken) -> None:
             assert not torch.allclose(spoken.model(input_ids=ids).logits, plain)
         assert torch.equal(spoken.model(input_ids=ids).logits, plain)
         spoken.model.eval()
+
+
+def test_every_item_of_a_moves_slate_is_such_a_move_and_the_move_itself_is_not_learned(make_catalog) -> None:
+    spoken = make_speaker(make_catalog(120, (6, 5, 8)), slate_size=3)
+    log = histories(12, 12, 12)
+    rng = np.random.default_rng(0)
+    known = replace(
+        neutral_contexts([None] * 30),
+        item=rng.integers(0, 120, (30, 4)).astype(np.int32),
+        action=np.full((30, 4), log.action[0], np.int8),
+    )
+    base = SlateExamples(known, np.zeros((30, 3), np.int32), np.zeros(30, np.int8))
+    weight = np.zeros(120)
+    weight[7] = 1e6
+    found = move_slates(base, spoken.catalog, weight, 400, 0)
+    assert 300 < len(found) <= 400
+    for items in range(3):  # each on its own, and so all together
+        one = move_of(found.contexts.item, found.contexts.action, found.slates[:, [items]], spoken.catalog)
+        np.testing.assert_array_equal(one, found.moves)
+    assert all(len(set(slate)) == 3 for slate in found.slates.tolist())
+    drawn = np.bincount(found.moves, minlength=len(MOVES)) / len(found)
+    assert (drawn > 0.1).all(), "a move is drawn wherever there are items for it"
+    assert (found.slates == 7).any(1).mean() > 0.2, "what was engaged with more is drawn more"
+    sequences, labels = slate_sequences(spoken, found, moves_given=True)
+    plain = slate_sequences(spoken, found)[1]
+    for sequence, given, learned in zip(sequences, labels, plain, strict=True):
+        first = next(at for at, label in enumerate(learned) if label != -100)
+        assert learned[first] == sequence[first]
+        assert given == [*learned[:first], -100, *learned[first + 1 :]]
+    assert len(move_slates(base, spoken.catalog, weight, 0, 0)) == 0

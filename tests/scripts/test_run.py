@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import InputError
-from scripts import steering
+from scripts import steering, trade_off
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
@@ -107,6 +108,23 @@ def test_every_policy_of_a_run_can_be_asked_whether_it_listens(small_run, monkey
     monkeypatch.setattr(sys, "argv", ["steering.py", "--run", str(small_run), "--policies", "nobody"])
     with pytest.raises(InputError, match="no such policy"):
         steering.main()
+
+
+def test_both_ways_to_trade_are_asked_for_the_same_balances(small_run, tmp_path, monkeypatch, capsys):
+    run = shutil.copytree(small_run, tmp_path / "run")  # more policies would be news to the report
+    changes = [f"{name}={value}" for name, value in SMALL.items()]
+    monkeypatch.setattr(
+        sys, "argv", ["trade_off.py", "--run", str(run), "--moments", "8", "--set", *changes, "--json", "true"]
+    )
+    trade_off.main()
+    told = json.loads(capsys.readouterr().out)
+    assert [one["weight"] for one in told["blend"]] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    for way in ("prompt", "blend"):
+        for one in told[way]:
+            asked = one["weight"] * one["midterm"]["mean"] + (1 - one["weight"]) * one["clicks"]["mean"]
+            assert one["wanted"]["mean"] == pytest.approx(asked, abs=1e-5)
+    for gap, prompt, blend in zip(told["prompt - blend"], told["prompt"], told["blend"], strict=True):
+        assert gap["mean"] == pytest.approx(prompt["wanted"]["mean"] - blend["wanted"]["mean"], abs=1e-5)
 
 
 def test_a_second_run_makes_nothing_again(small_run):
