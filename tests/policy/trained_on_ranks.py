@@ -30,11 +30,12 @@ TINY = replace(
     text_tokens=300,
     history_passes=0.0,
     sft_slates=48,
-    grpo_slates=96,
+    grpo_slates=64,
+    grpo_batch=GLOBAL_BATCH,
     grpo_lr=5e-3,
-    dpo_prompts=12,
+    dpo_prompts=40,
     dpo_samples=6,
-    dpo_pairs=32,
+    dpo_pairs=64,
     lora_rank=4,
 )
 
