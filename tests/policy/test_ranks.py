@@ -48,10 +48,12 @@ def test_two_ranks_give_the_losses_and_weights_of_one(tmp_path) -> None:
         for one, two in zip(steps[0], steps[1], strict=True):
             for name in told:
                 assert two[name] == pytest.approx(one[name], rel=1e-3, abs=2e-5), (method, name, one["step"])
-        weights = [load_file(next(f for f in folder.glob("*model.safetensors"))) for folder in folders]
+        # A whole model is written by the first rank only, also by transformers; an adapter by both, alike.
+        weights = [load_file(file) for folder in folders for file in folder.glob("*model.safetensors")]
+        assert len(weights) == (2 if method == "sft" else 3)
         for name, weight in weights[0].items():
             assert (weight - weights[1][name]).abs().max() < 1e-3, (method, name)
-            assert (weights[1][name] == weights[2][name]).all(), "ranks hold the same weights"
+            assert (weights[1][name] == weights[-1][name]).all(), "ranks hold the same weights"
 
 
 @pytest.mark.parametrize(
