@@ -168,7 +168,8 @@ def slate_sequences(
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Token ids of prompt and completion, and labels that count the completion only (-100 elsewhere).
 
-    wants: the trade-off that each prompt asks for. moves_given: the move does not count either; what is learned is what follows it.
+    wants: the trade-off that each prompt asks for. moves_given: the move does not count either; what is learned is what
+    follows it.
     """
     if len(examples) == 0:
         return [], []
