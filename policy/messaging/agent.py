@@ -13,8 +13,8 @@ from torch import Tensor
 from data.message_log import take_contexts
 from data.world.environment import MessageContexts, Messages
 from policy.checkpoint import Speaker
-from policy.messaging.allowed import allowed
 from policy.messaging.prompt import MessagePrompt
+from policy.messaging.rules import allowed_by_clock
 
 BATCH = 512
 Allowed = Callable[[MessageContexts], NDArray[np.bool_]]  # (B, M, channels, hours)
@@ -31,7 +31,7 @@ class LanguageModelMessages:
     name: str
     spoken: Speaker
     prompt: MessagePrompt
-    rules: Allowed = allowed
+    rules: Allowed = allowed_by_clock
     temperature: float = 1.0
 
     def choose(self, contexts: MessageContexts, rng: np.random.Generator) -> tuple[Messages, NDArray[np.float64]]:
@@ -51,7 +51,7 @@ class LanguageModelMessages:
 
 @torch.no_grad()
 def message_log_probs(
-    spoken: Speaker, prompt: MessagePrompt, contexts: MessageContexts, sent: Messages, rules: Allowed = allowed
+    spoken: Speaker, prompt: MessagePrompt, contexts: MessageContexts, sent: Messages, rules: Allowed = allowed_by_clock
 ) -> NDArray[np.float64]:
     """Log-probability (B,) under the policy of logged decisions. Raises InputError for one that the rules forbid."""
     grammar = spoken.legal.decisions

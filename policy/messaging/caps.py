@@ -12,7 +12,7 @@ from data.world.environment import MessageContexts, Messages
 from data.world.message_policies import WEEK
 from data.world.settings import CHANNELS
 from policy.messaging.agent import Allowed
-from policy.messaging.allowed import allowed
+from policy.messaging.rules import allowed_by_clock
 
 DAY_HOURS = 24
 
@@ -26,7 +26,7 @@ class RulesWithCaps:
     """
 
     weekly_cap: int = 3
-    rules: Allowed = allowed
+    rules: Allowed = allowed_by_clock
     name: str = "rules_with_caps@1"
 
     def choose(self, contexts: MessageContexts, rng: np.random.Generator) -> tuple[Messages, NDArray[np.float64]]:

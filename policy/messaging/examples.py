@@ -15,9 +15,9 @@ from data.message_log import MessageLog, take_contexts
 from data.world.settings import CHANNELS
 from policy.checkpoint import Speaker
 from policy.messaging.agent import Allowed
-from policy.messaging.allowed import allowed
 from policy.messaging.grammar import HOURS
 from policy.messaging.prompt import MessagePrompt
+from policy.messaging.rules import allowed_by_clock
 
 Example = dict[str, Any]
 
@@ -37,7 +37,7 @@ class MessageLesson:
     log: MessageLog
     words: Sequence[str]
     limit: int = 8_000
-    rules: Allowed = allowed
+    rules: Allowed = allowed_by_clock
 
     @property
     def most(self) -> int:

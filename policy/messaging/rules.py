@@ -2,6 +2,7 @@
 
     rules = MessageRules(quiet_from=21, quiet_until=8, hours=(8, 13, 18), channel_caps=(3, 3, 3), weekly_cap=7)
     allowed(contexts, rules)              # (B, M, channels, hours): what a decision may choose; holding always may
+    allowed_by_clock(contexts)            # the same, (B, M, channels, 24): as the language model's grammar takes it
     send_at(contexts, hour)               # (B,) the instant of a local hour of the listener's day
 
 Hours are hours of the listener's own clock, in the zone of the context. Where clocks change, an hour that the day does
@@ -66,6 +67,10 @@ class MessageRules:
         return hour >= self.quiet_from or hour < self.quiet_until
 
 
+# Any hour that is not quiet, which is what a world's log was written with.
+ANY_HOUR = MessageRules(hours=tuple(range(8, 21)))
+
+
 def allowed(
     contexts: MessageContexts,
     rules: MessageRules,
@@ -94,6 +99,18 @@ def allowed(
     if expires is not None:
         when = when & (moments[:, None, :] < expires[:, :, None])  # (B, M, H)
     found: NDArray[np.bool_] = by[..., None] & when[:, :, None, :]
+    return found
+
+
+def allowed_by_clock(
+    contexts: MessageContexts,
+    rules: MessageRules = ANY_HOUR,
+    expires: NDArray[np.int64] | None = None,
+    channels: NDArray[np.bool_] | None = None,
+) -> NDArray[np.bool_]:
+    """(B, M, channels, 24): `allowed` over all hours of the clock; those that the rules do not have are closed."""
+    found = np.zeros((*contexts.eligible.shape, len(CHANNELS), _HOURS), np.bool_)
+    found[..., list(rules.hours)] = allowed(contexts, rules, expires, channels)
     return found
 
 

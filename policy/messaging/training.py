@@ -24,8 +24,8 @@ from data.world.environment import MessageContexts
 from policy.checkpoint import save_adapter
 from policy.grpo import Rollouts, group_config, group_trainer
 from policy.messaging.agent import Allowed
-from policy.messaging.allowed import allowed
 from policy.messaging.prompt import MessagePrompt
+from policy.messaging.rules import allowed_by_clock
 from policy.presets import Preset
 from policy.training import speaker_to_tune, with_progress, write_metrics
 from policy.watch import KLTarget, check_kl_target
@@ -78,7 +78,7 @@ def train_messages(
     settings: MessageSettings,
     folder: Path,
     changed: Mapping[str, Any] = MappingProxyType({}),
-    rules: Allowed = allowed,
+    rules: Allowed = allowed_by_clock,
     title: str = "GRPO of messages",
 ) -> None:
     """Train a LoRA adapter over the policy in `base` and write it to `folder`; start: an adapter to begin from.

@@ -13,11 +13,11 @@ from data.world.environment import MessageContexts, Messages
 from data.world.settings import CHANNELS
 from policy.checkpoint import Speaker, load_speaker, save_speaker
 from policy.messaging.agent import LanguageModelMessages, message_log_probs
-from policy.messaging.allowed import SendingRules, allowed
 from policy.messaging.caps import RulesWithCaps
 from policy.messaging.examples import MessageLesson, MixedCollator
 from policy.messaging.grammar import HOURS, MessageGrammar, every_decision
 from policy.messaging.prompt import MessagePrompt, message_words
+from policy.messaging.rules import MessageRules, allowed_by_clock
 from policy.messaging.training import MessageSettings, train_messages
 from policy.presets import NANO
 from policy.vocabulary import message_tokens
@@ -58,7 +58,7 @@ def contexts(log) -> MessageContexts:
 
 def asked(spoken, contexts):
     """Prompts of the contexts, and what may be sent in some hours only: not every opportunity by every channel."""
-    may = allowed(contexts) & (np.random.default_rng(5).random((len(contexts), 2, 3, HOURS)) < 0.5)
+    may = allowed_by_clock(contexts) & (np.random.default_rng(5).random((len(contexts), 2, 3, HOURS)) < 0.5)
     ids, mask = MessagePrompt(spoken.prompt, WORDS).encode(contexts, may)
     return ids, mask, torch.from_numpy(may)
 
@@ -158,17 +158,21 @@ def test_the_prompt_says_what_is_known_and_what_may_be_sent(spoken, contexts) ->
         sent_channel=np.array([[-1] * 7 + [1]], np.int8),
         sent_days_ago=np.array([[0] * 7 + [3]], np.int32),
     )
-    ids = MessagePrompt(spoken.prompt, WORDS).tokens(one, allowed(one))[0]
+    ids = MessagePrompt(spoken.prompt, WORDS).tokens(one, allowed_by_clock(one))[0]
     told = spoken.tokenizer.decode(ids)
     assert told.endswith(
         "<premium><history><sent><email><did_none><ago_2><may><push><in_app>"
         "<offers><o_0> offer<value_none><o_1> new jazz<value_6><message>"
     )
     with pytest.raises(InputError, match="words for 3"):
-        MessagePrompt(spoken.prompt, WORDS).encode(replace(one, eligible=np.array([[3, 0]], np.int32)), allowed(one))
+        MessagePrompt(spoken.prompt, WORDS).encode(
+            replace(one, eligible=np.array([[3, 0]], np.int32)), allowed_by_clock(one)
+        )
     many = np.zeros((1, 9), np.int32)
     with pytest.raises(InputError, match="lists 8"):
-        MessagePrompt(spoken.prompt, WORDS).encode(replace(one, eligible=many), allowed(replace(one, eligible=many)))
+        MessagePrompt(spoken.prompt, WORDS).encode(
+            replace(one, eligible=many), allowed_by_clock(replace(one, eligible=many))
+        )
 
 
 def test_what_the_agent_says_of_its_probability_is_what_a_log_is_scored_with(spoken, contexts) -> None:
@@ -217,7 +221,8 @@ def test_only_lawful_decisions_are_lessons(spoken, log) -> None:
     known = replace(lesson, log=replace(log, contexts=replace(log.contexts, item=np.full_like(log.contexts.item, -1))))
     examples = known.examples(spoken, until=2**62, seed=0)
     assert len(examples) == 50
-    silent = replace(known, rules=lambda contexts: allowed(contexts, SendingRules(quiet_from=8)))
+    nothing = MessageRules(channel_caps=(0, 0, 0))
+    silent = replace(known, rules=lambda contexts: allowed_by_clock(contexts, nothing))
     assert silent.examples(spoken, until=2**62, seed=0) == []
 
 
