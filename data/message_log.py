@@ -140,7 +140,9 @@ def message_log(
 
     eligible, column, value = _opportunities(made, sent, opportunities)
     channel = made["channel"].replace_strict({c: i for i, c in enumerate(CHANNELS)}, default=None).fill_null(_EMPTY)
-    local_send = local_clock(made.with_columns(pl.col("send_at").fill_null(pl.col("time"))), "send_at")
+    made = made.with_columns(pl.col("send_at").fill_null(pl.col("time")))
+    local_send = local_clock(made, "send_at")
+    made = made.with_columns(sent_day=local_day(local_send))
     held = column < 0
     own = _answers(events, made)
     sends = _earlier_sends(made, own, column, eligible, channel.to_numpy())
@@ -237,8 +239,11 @@ def _earlier_sends(
     eligible: NDArray[np.int32],
     channel: NDArray[np.integer],
 ) -> tuple[NDArray[np.int32], NDArray[np.int8], NDArray[np.int32], NDArray[np.int8]]:
-    """The last REMEMBERED sends before each decision, left-padded: item, channel, days ago, answer by then."""
-    decision, user, day = (made[name].to_numpy() for name in ("decision", "user", "day"))
+    """The last REMEMBERED sends before each decision, left-padded: item, channel, days ago, answer by then.
+
+    Days are those of the listener's calendar on which a message went out, as caps count them.
+    """
+    decision, user, day, sent_day = (made[name].to_numpy() for name in ("decision", "user", "day", "sent_day"))
     time = made["time"].to_physical().to_numpy()
     sends = np.flatnonzero(column >= 0)
     # Decisions are by user and time, so the sends before a decision are those of lower rows of the same user.
@@ -254,7 +259,7 @@ def _earlier_sends(
     return (
         item,
         np.where(known, channel[safe], _EMPTY).astype(np.int8),
-        np.where(known, day[:, None] - day[safe], 0).astype(np.int32),
+        np.where(known, day[:, None] - sent_day[safe], 0).astype(np.int32),
         answer,
     )
 
@@ -366,7 +371,7 @@ def _past(made: pl.DataFrame, visits: _Starts, held: NDArray[np.bool_]) -> NDArr
     user, day = made["user"].to_numpy(), made["day"].to_numpy()
     time = made["time"].to_physical().to_numpy()
     week = np.int64(7 * 24 * MICROSECONDS_PER_HOUR)
-    sends = np.sort(_day_key(user, day)[~held])
+    sends = np.sort(_day_key(user, made["sent_day"].to_numpy())[~held])
 
     def sent(days: int) -> NDArray[np.integer]:
         return np.searchsorted(sends, _day_key(user, day)) - np.searchsorted(sends, _day_key(user, day - days))

@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import InputError
+from data.message_log import message_log
+from data.schema import polars_schema
 from data.world.environment import MessageContexts
 from data.world.settings import CHANNELS
-from policy.messaging.rules import NEVER, MessageRules, allowed, hour_starts, send_at
+from policy.messaging.rules import NEVER, MessageRules, allowed, allowed_channels, hour_starts, send_at
 from policy.messaging.violations import KINDS, faults, standing, violations
 from scripts.benches.made_up_sends import made_up_log
 from tests.data.message_world import played
@@ -219,6 +221,30 @@ def slow_violations(decisions: pl.DataFrame, users: pl.DataFrame, rules: Message
         spent[day] = spent.get(day, 0) + 1
         counts["budget"] += row["channel"] == "push" and spent[day] > push
     return counts
+
+
+@pytest.mark.parametrize(("morning", "open_"), [(9, False), (10, False), (11, True)])
+def test_contexts_rebuilt_after_a_move_count_the_days_that_the_check_counts(morning: int, open_: bool) -> None:
+    """Decided at five in the morning of 4 March in Tokyo, sent at six in the evening. By the clock of Los Angeles,
+    where the listener is now, it was decided at noon of 3 March and came an hour after midnight of the 4th."""
+    decided = datetime(2026, 3, 3, 20, tzinfo=UTC)
+    times = [decided, datetime(2026, 3, morning, 16, tzinfo=UTC)]
+    sends = [datetime(2026, 3, 4, 9, tzinfo=UTC), times[1] + timedelta(hours=3)]
+    common = {"user_id": "u", "surface": "push", "policy": "p@1", "propensity": 0.5, "channel": "push"}
+    decisions = pl.DataFrame(
+        [
+            common | {"decision_id": f"d{row}", "time": time, "send_at": send, "slate": ["m"], "candidates": ["m"]}
+            for row, (time, send) in enumerate(zip(times, sends, strict=True))
+        ],
+        schema=polars_schema("decisions"),
+    )
+    items = pl.DataFrame([{"item_id": "m", "kind": "message", "tags": ["offer"]}], schema=polars_schema("items"))
+    users = pl.DataFrame([{"user_id": "u", "time_zone": "America/Los_Angeles"}], schema=polars_schema("users"))
+    nothing = pl.DataFrame(schema=polars_schema("events"))
+    log = message_log(nothing, decisions, users, items, times[1], lambda ids: np.arange(len(ids)))
+    rules = MessageRules(hours=(8, 13), channel_caps=(1, 1, 1))
+    assert bool(allowed_channels(log.contexts, rules)[1, 0]) == open_
+    assert bool(faults(decisions, standing(users), rules)["channel_cap"][1]) == (not open_)
 
 
 def test_a_world_that_keeps_the_rules_is_found_to_and_opting_out_in_between_is_not_missed() -> None:
