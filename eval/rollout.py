@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +81,38 @@ def play(
         metrics[name] = {metric: np.asarray(values, dtype=np.float64) for metric, values in lived.items()}
         exposure[name] = watched.exposure()
     return Rollout(metrics, seed, settings, exposure)
+
+
+def save_rollout(rollout: Rollout, folder: Path) -> None:
+    """Write rollout.npz into `folder`: what `load_rollout` reads. Its settings are the default ones."""
+    if rollout.settings != RolloutSettings():
+        raise ValueError("only rollouts of the default settings are kept")
+    arrays: dict[str, Any] = {"seed": np.array(rollout.seed)}
+    for policy, metrics in rollout.metrics.items():
+        arrays |= {f"metric/{policy}/{name}": values for name, values in metrics.items()}
+    for policy, seen in rollout.exposure.items():
+        arrays[f"shown/{policy}"] = seen.shown
+        arrays[f"told/{policy}"] = np.array([seen.slates, np.nan if seen.entropy is None else seen.entropy])
+    if rollout.segments is not None:
+        arrays["segments"] = rollout.segments
+    np.savez(folder / "rollout.npz", **arrays)
+
+
+def load_rollout(folder: Path) -> Rollout:
+    """Read what `save_rollout` wrote."""
+    with np.load(folder / "rollout.npz", allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    metrics: dict[str, dict[str, Floats]] = {}
+    exposure: dict[str, Exposure] = {}
+    for key, values in arrays.items():
+        kind, _, rest = key.partition("/")
+        if kind == "metric":
+            policy, _, name = rest.rpartition("/")
+            metrics.setdefault(policy, {})[name] = values
+        elif kind == "shown":
+            slates, entropy = arrays[f"told/{rest}"].tolist()
+            exposure[rest] = Exposure(values, int(slates), None if np.isnan(entropy) else entropy)
+    return Rollout(metrics, int(arrays["seed"]), RolloutSettings(), exposure, arrays.get("segments"))
 
 
 def policy_means(rollouts: Sequence[Rollout]) -> dict[str, dict[str, Interval]]:

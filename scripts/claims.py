@@ -6,9 +6,11 @@
 Every seed is a fresh world, log, reward model and training: the road's policies, their click-tuned twins, and what one
 would try first: reward-weighted SFT, GRPO with the logged slate in every group (ABPO), and the best of --best_of slates
 drawn from SFT under the same reward, which trains nothing and asks the reward at every visit (0: left out). They are
-then played to the same fresh listeners with the same luck. With --json standard output is one object:
+then played to the same fresh listeners with the same luck. What is made is kept in --folder and not made again, so an
+interrupted claim goes on, and one over fewer seeds is widened. With --json standard output is one object:
 {"world", "seeds", "policies": {name: {metric: {mean, lo, hi}}}, "paired": {"ppo - sft": {metric: {diff, lo, hi}}},
-"gap_closed": {name: share}}. lo and hi pool the listeners of all seeds; seeds_lo and seeds_hi are Student's t.
+"gap_closed": {name: {share, lo, hi}}, "shown": {name: {coverage, entropy}}}. lo and hi pool the listeners of all seeds;
+seeds_lo and seeds_hi are Student's t.
 """
 
 from __future__ import annotations
@@ -26,9 +28,11 @@ from rich.progress import Progress
 from rich.table import Table
 from trl import TrlParser
 
+from data.artifacts import build
 from data.errors import InputError, exit_on_input_error
 from data.world import PRESETS
-from eval.rollout import Rollout, paired_json, world_json
+from eval.exposure import Exposure
+from eval.rollout import Rollout, load_rollout, paired_json, save_rollout, world_json
 from eval.sections import Judged, world_rollout
 from scripts import train_grpo, train_ppo, train_weighted_sft
 from scripts.evaluate import best_of, speakers
@@ -68,6 +72,9 @@ class ClaimsArguments:
     judged_listeners: int = field(
         default=1_000, metadata={"help": "fresh listeners each policy is played to, per seed"}
     )
+    leave_out: list[str] = field(
+        default_factory=list, metadata={"help": "policies to do without, as ppo ppo_click; dpo only together with ppo"}
+    )
     best_of: int = field(default=16, metadata={"help": "slates that the baseline without training draws at a visit"})
     folder: str = field(default="runs/claims", metadata={"help": "where the runs go"})
     json: bool = field(default=False, metadata={"help": "one JSON line on standard output, all else on standard error"})
@@ -101,18 +108,31 @@ def one_seed(args: ClaimsArguments, seed: int, console: Console) -> Rollout:
         days=args.days,
         seed=seed,
     )
-    for name, make in stages(given):
-        if name != "reports":
+    skipped = {"reports", *(f"policy/{name}" for name in args.leave_out)}
+    for name, make in [*stages(given), *baselines(given)]:
+        if name not in skipped:
             console.rule(f"[bold]{args.world}, seed {seed}: {name}", align="left")
             make()
-    for name, make in baselines(given):
-        console.rule(f"[bold]{args.world}, seed {seed}: {name}", align="left")
-        make()
     run = open_run(folder)
-    judged = Judged(run.catalog, run.histories, run.decisions, run.cut, speakers(run.folder, run.catalog))
-    beside = {"best_of": best_of(judged, run.folder, args.best_of)} if args.best_of else {}
-    with Progress(console=console) as progress:
-        return world_rollout(judged, args.world, seed, args.judged_listeners, progress, beside)
+
+    def played(temporary: Path) -> None:
+        found = speakers(run.folder, run.catalog)
+        spoken = {name: speaker for name, speaker in found.items() if name not in args.leave_out}
+        judged = Judged(run.catalog, run.histories, run.decisions, run.cut, spoken)
+        beside = {"best_of": best_of(judged, run.folder, args.best_of)} if args.best_of else {}
+        with Progress(console=console) as progress:
+            save_rollout(world_rollout(judged, args.world, seed, args.judged_listeners, progress, beside), temporary)
+
+    console.rule(f"[bold]{args.world}, seed {seed}: truth", align="left")
+    policies = sorted(path for path in (folder / "policy").iterdir() if path.name not in args.leave_out)
+    build(
+        folder / "truth",
+        config={"world": args.world, "listeners": args.judged_listeners, "best_of": args.best_of},
+        inputs=[path for path in policies if not path.name.startswith(".")],
+        seed=seed,
+        make=played,
+    )
+    return load_rollout(folder / "truth")
 
 
 def findings(world: str, rollouts: Sequence[Rollout]) -> dict[str, Any]:
@@ -124,9 +144,17 @@ def findings(world: str, rollouts: Sequence[Rollout]) -> dict[str, Any]:
         "seeds": told["seeds"],
         "policies": told["policies"],
         "paired": {f"{a} - {b}": paired_json(rollouts, a, b) for a, b in PAIRS if {a, b} <= names},
-        "gap_closed": {name: entry["share"] for name, entry in told["gap_closed"].items()},
+        "gap_closed": told["gap_closed"],
+        "shown": {name: _shown([rollout.exposure[name] for rollout in rollouts]) for name in told["policies"]},
         "listeners": told["listeners"],
     }
+
+
+def _shown(exposures: Sequence[Exposure]) -> dict[str, float | None]:
+    """Mean over seeds of the share of the catalog that was shown and of a slate's entropy (nats)."""
+    entropies = [exposure.entropy for exposure in exposures if exposure.entropy is not None]
+    coverage = sum(exposure.coverage() for exposure in exposures) / len(exposures)
+    return {"coverage": coverage, "entropy": sum(entropies) / len(entropies) if entropies else None}
 
 
 def print_findings(found: Mapping[str, Any], console: Console) -> None:
@@ -135,11 +163,14 @@ def print_findings(found: Mapping[str, Any], console: Console) -> None:
     policies.add_column("policy")
     for metric in SHOWN:
         policies.add_column(metric, justify="right")
-    policies.add_column("gap closed", justify="right")
+    for column in ("gap closed", "coverage", "entropy"):
+        policies.add_column(column, justify="right")
     for name, by in found["policies"].items():
         values = [f"{by[m]['mean']:.3f} [{by[m]['lo']:.3f}, {by[m]['hi']:.3f}]" for m in SHOWN]
-        share = found["gap_closed"].get(name)
-        policies.add_row(name, *values, "" if share is None else f"{share:.0%}")
+        way, shown = found["gap_closed"].get(name), found["shown"][name]
+        closed = "" if way is None else f"{way['share']:.0%} [{way['lo']:.0%}, {way['hi']:.0%}]"
+        entropy = "" if shown["entropy"] is None else f"{shown['entropy']:.1f}"
+        policies.add_row(name, *values, closed, f"{shown['coverage']:.0%}", entropy)
     console.print(policies)
     pairs = Table(title="paired differences (listeners pooled; in brackets Student's t over seeds)")
     pairs.add_column("pair")

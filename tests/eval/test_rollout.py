@@ -1,12 +1,26 @@
 """Rollouts: common random numbers, pairing, seeds."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from data.errors import InputError
 from data.world import PRESETS, World, burned_in
-from eval.rollout import Rollout, RolloutSettings, between_runs_json, gap_closed, paired, play, policy_means, world_json
+from eval.rollout import (
+    Rollout,
+    RolloutSettings,
+    between_runs_json,
+    gap_closed,
+    load_rollout,
+    paired,
+    play,
+    policy_means,
+    save_rollout,
+    world_json,
+)
 
 SETTINGS = RolloutSettings(reference="sft")
 
@@ -48,6 +62,16 @@ def test_gap_closed_is_zero_at_logging_and_one_at_the_oracle(rollout: Rollout) -
     assert shares["logging"].value == 0.0
     assert shares["oracle"].value == pytest.approx(1.0)
     assert shares["oracle"].se == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_rollout_that_was_kept_is_the_same(rollout: Rollout, tmp_path: Path) -> None:
+    save_rollout(rollout, tmp_path)
+    again = load_rollout(tmp_path)
+    assert world_json([again]) == world_json([rollout])
+    assert again.exposure["oracle"].coverage() == rollout.exposure["oracle"].coverage()
+    assert again.exposure["logging"].entropy == rollout.exposure["logging"].entropy
+    with pytest.raises(ValueError, match="default settings"):
+        save_rollout(replace(rollout, settings=RolloutSettings(horizon_days=30)), tmp_path)
 
 
 def test_rollout_leaves_the_world_where_it_was_and_repeats_itself(world: World, rollout: Rollout) -> None:
