@@ -1,9 +1,9 @@
 """Load shedding: how many requests may be answered at once, found out from how long answers take.
 
-More requests than the model server can carry make everybody wait. So the limit is lowered by a tenth when an answer
-took longer than the target, and raised by one when answers are fast and the limit is what keeps requests out: additive
-increase, multiplicative decrease (Chiu and Jain 1989, as TCP does). What is over it is refused at once, with the time
-after which it is worth asking again.
+More requests than the model server can carry make everybody wait. So the limit is lowered when an answer took longer
+than the target (by as much as it was longer, a tenth at least, half at most), and raised by one when answers are fast
+and the limit is what keeps requests out: additive increase, multiplicative decrease (Chiu and Jain 1989, as TCP does).
+What is over it is refused at once, with the time after which it is worth asking again.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Admission:
         if seconds > self.target_seconds:
             # Once for all that were waiting together: they are one piece of news.
             if now - self._lowered >= self.target_seconds:
-                self._limit = max(float(self.least), self._limit * 0.9, self.in_flight * 0.5)
+                share = min(0.9, max(0.5, self.target_seconds / seconds))
+                self._limit = max(float(self.least), self._limit * share, self.in_flight * 0.5)
                 self._limit = min(self._limit, float(self.most))
                 self._lowered = now
         elif self.in_flight >= self.limit - 1:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from fastapi import FastAPI
 
 from data.store import LogStore
@@ -46,6 +47,8 @@ def gateway(
 
     Raises InputError for a state or a log that cannot be used.
     """
+    # The reward model is small: threads would wait for each other, and keep vLLM waiting.
+    torch.set_num_threads(1)
     store = LogStore(plan.run / "logs") if (plan.run / "logs").is_dir() else None
     state = open_state(plan.state or f"sqlite:///{plan.served / 'state.sqlite'}")
     service = Service(deployment, store, state, plan.served, plan.gateway)

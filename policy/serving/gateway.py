@@ -39,6 +39,7 @@ from policy.serving.messages import (
 from policy.serving.metrics import Measure
 from policy.serving.openai_routes import openai_routes
 from policy.serving.page import page_routes
+from policy.serving.probe import probe
 from policy.serving.recommend import recommend as answer
 from policy.serving.reference import measure
 from policy.serving.service import Refusal, Service
@@ -224,6 +225,7 @@ def _watchers(
     watchers = [
         _again_and_again(service, "experiment", WATCH_SECONDS, traffic),
         _again_and_again(service, "keys", WATCH_SECONDS, keys),
+        _again_and_again(service, "rungs", WATCH_SECONDS, lambda: probe(service)),
         _again_and_again(service, "reference", REFERENCE_SECONDS, lambda: measure(service, service.served)),
     ]
     if live is not None:

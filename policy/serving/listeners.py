@@ -153,14 +153,23 @@ class Listeners:
             new = rows_to_frame(received, "events", "the state")
             events = pl.concat([logged.events, new]).unique(_SAME_EVENT, keep="first", maintain_order=True)
             made = interactions(sessionize(events, self._gap_minutes))
-        return Past(
-            settled=made["settled"].cum_max().to_physical().to_numpy().astype(np.int64),
-            time=made["time"].to_physical().to_numpy().astype(np.int64),
-            item=made["item_id"].to_list(),
-            action=made["action"].to_numpy().astype(np.int64),
-            surface=made["surface"].to_numpy().astype(np.int64),
-            zone=logged.zone,
-        )
+        return _past_of(made, logged.zone)
+
+
+def nobody() -> Past:
+    """Of a listener about whom nothing is known."""
+    return _past_of(_NOTHING.made, DEFAULT_ZONE)
+
+
+def _past_of(made: pl.DataFrame, zone: str) -> Past:
+    return Past(
+        settled=made["settled"].cum_max().to_physical().to_numpy().astype(np.int64),
+        time=made["time"].to_physical().to_numpy().astype(np.int64),
+        item=made["item_id"].to_list(),
+        action=made["action"].to_numpy().astype(np.int64),
+        surface=made["surface"].to_numpy().astype(np.int64),
+        zone=zone,
+    )
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ async def _climb(
             service.metrics.fallbacks.labels(rung, "deadline").inc()
             break
         breaker = service.breakers[rung]
-        if not breaker.allows():
+        if (attempt := breaker.attempt()) is None:
             service.metrics.fallbacks.labels(rung, "breaker").inc()
             continue
         patience = left if place == len(rungs) - 1 else left * _FIRST_SHARE
@@ -171,15 +171,15 @@ async def _climb(
             # A request that passed our checks and not vLLM's is not the client's fault, and no sign of an ill rung.
             reason = {400: "refused", 504: "timeout"}.get(refused.status, "error")
             if reason == "refused":
-                breaker.abandoned()
+                attempt.abandoned()
             else:
-                breaker.failed()
+                attempt.failed()
             service.metrics.fallbacks.labels(rung, reason).inc()
         except BaseException:
-            breaker.abandoned()
+            attempt.abandoned()
             raise
         else:
-            breaker.succeeded()
+            attempt.succeeded()
             return decided, None if place == 0 else rung
         finally:
             service.metrics.breaker_open.labels(rung).set(float(breaker.is_open))

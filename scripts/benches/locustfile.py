@@ -41,7 +41,8 @@ def recommend(listener: FastHttpUser) -> None:
     with listener.client.post("/v1/recommendations", json=asked, catch_response=True) as answer:
         status, said = answer.status_code, answer.text
         answer.success()
-    line: dict[str, Any] = {"status": status, "seconds": time.perf_counter() - began, "blocked": blocked}
+    took = time.perf_counter() - began
+    line: dict[str, Any] = {"status": status, "seconds": took, "at": time.time(), "blocked": blocked}
     if status == 200:
         made = json.loads(said)
         _answered += 1

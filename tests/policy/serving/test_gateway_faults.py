@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -330,3 +331,28 @@ def test_the_log_says_what_could_be_shown_where_something_was_left_out(deploymen
     assert whole is None
     assert part == [f"item-{row:02d}" for row in range(6, ITEMS, 3)]
     assert set(logged["slate"][1]) <= set(part)
+
+
+def test_a_rung_that_holds_again_is_found_out_without_a_listener(deployment: Deployment, tmp_path: Path) -> None:
+    good, broken = (0.0, 200, slate(deployment, [1, 2, 3, 4, 5])), (0.0, 500, b"Internal Server Error")
+    answers: dict[str, Any] = {"ppo": broken, "sft": broken}
+    with engine(answers) as port, client(deployment, tmp_path, port) as gateway:
+        for _ in range(4):
+            assert gateway.post("/v1/recommendations", json={"user_id": "u"}).json()["fallback"] == "popular"
+        assert 'longplay_breaker_open{rung="ppo"} 1.0' in gateway.get("/metrics").text
+        answers |= {"ppo": good, "sft": good}
+        closed = wait_until(lambda: 'longplay_breaker_open{rung="ppo"} 0.0' in gateway.get("/metrics").text)
+        answer = gateway.post("/v1/recommendations", json={"user_id": "u"}).json()
+
+    assert closed
+    assert answer["fallback"] is None
+    assert read_decision_log(tmp_path / "decisions").height == 5  # what the probes drew is nobody's
+
+
+def wait_until(holds: Callable[[], bool]) -> bool:
+    """Whether it does within a few seconds."""
+    for _ in range(100):
+        if holds():
+            return True
+        time.sleep(0.05)
+    return False

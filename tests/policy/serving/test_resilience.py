@@ -15,7 +15,7 @@ from data.errors import InputError
 from data.ingest import StoreSettings, write_store
 from data.store import LogStore
 from policy.serving.admission import Admission, Overloaded
-from policy.serving.breaker import Breaker
+from policy.serving.breaker import Attempt, Breaker
 from policy.serving.experiments import Experiment, place, read_experiment
 from policy.serving.keys import Keys, add_key, revoke_key
 from policy.serving.popular import VOTES, Popular
@@ -29,30 +29,56 @@ class Clock:
         return self.now
 
 
+def attempt(breaker: Breaker) -> Attempt:
+    made = breaker.attempt()
+    assert made is not None
+    return made
+
+
 def test_a_breaker_opens_after_failures_in_a_row_and_lets_one_probe_through() -> None:
     clock = Clock()
     breaker = Breaker(failures=3, rest_seconds=1.0, longest_seconds=3.0, clock=clock)
     for _ in range(2):
-        breaker.failed()
-    breaker.succeeded()
+        attempt(breaker).failed()
+    attempt(breaker).succeeded()
     for _ in range(3):
-        assert breaker.allows()
-        breaker.failed()
+        attempt(breaker).failed()
 
     assert breaker.is_open
     for rest in (1.0, 2.0, 3.0, 3.0):  # twice as long each time, up to the longest
         clock.now += rest - 0.01
-        assert not breaker.allows()
+        assert breaker.attempt() is None
         clock.now += 0.02
-        assert breaker.allows()
-        assert not breaker.allows()  # one probe
-        breaker.failed()
+        one = attempt(breaker)
+        assert breaker.attempt() is None  # one probe
+        one.failed()
     clock.now += 3.1
-    assert breaker.allows()
-    breaker.abandoned()  # the probe's client left: the next request may probe
-    assert breaker.allows()
-    breaker.succeeded()
-    assert breaker.allows()
+    attempt(breaker).abandoned()  # the probe's client left: the next request may probe
+    attempt(breaker).succeeded()
+    attempt(breaker)
+    assert not breaker.is_open
+
+
+def test_what_was_begun_before_a_breaker_opened_says_nothing_about_it() -> None:
+    """A hundred requests that time out together rest it once, and those that end during the probe do not answer it."""
+    clock = Clock()
+    breaker = Breaker(failures=3, rest_seconds=1.0, longest_seconds=60.0, clock=clock)
+    under_way = [attempt(breaker) for _ in range(100)]
+    for one in under_way[:90]:
+        one.failed()
+    clock.now += 1.01
+    probe = attempt(breaker)
+    for one in under_way[90:95]:
+        one.failed()
+    for one in under_way[95:]:
+        one.succeeded()
+        one.abandoned()
+    assert breaker.is_open
+    assert breaker.attempt() is None  # the probe is still out
+    probe.succeeded()
+    assert not breaker.is_open
+    for one in under_way:
+        one.failed()
     assert not breaker.is_open
 
 
