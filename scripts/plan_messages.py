@@ -30,17 +30,17 @@ from data.catalog import Catalog
 from data.errors import InputError, exit_on_input_error
 from data.local_time import DEFAULT_ZONE, local_clock, local_day, with_time_zone
 from data.message_log import message_items, message_log
-from data.opportunities import OpportunityRegistry, as_signals, for_users, from_signals
+from data.opportunities import as_signals
 from data.store import LogStore, read_parquet, write_parquet
 from data.world.messages import DECISION_HOUR
 from data.world.opportunities import HOLD_ID
 from data.world.settings import CHANNELS
+from policy.messaging.offers import Offers, limits, told_to
 from policy.messaging.planned_day import MESSAGE_MOVES, Drawing, PlannedDay, Values, day_moves, decide, reward_values
-from policy.messaging.rules import NEVER, NO_EXPIRY, MessageRules, allowed, day_hours
+from policy.messaging.rules import NEVER, MessageRules, allowed, day_hours
 from rewards.messages import NAME, MessageReward
-from scripts.simulate import SIGNALS
 
-PLANS, SUBMITTED = "plans", "opportunities"
+PLANS = "plans"
 REMEMBERED_DAYS = 29  # of earlier plans, which the log may not have yet
 
 
@@ -74,23 +74,6 @@ class PlanArguments:
     def budgets(self) -> dict[str, int | None]:
         """Sends by channel."""
         return {channel: getattr(self, f"budget_{channel}") for channel in CHANNELS}
-
-
-@dataclass(frozen=True)
-class Offers:
-    """Where opportunities come from. live (at, until) -> OPPORTUNITIES."""
-
-    live: Callable[[datetime, datetime], pl.DataFrame]
-
-    @staticmethod
-    def of(run: Path, items: pl.DataFrame, live_days: float) -> Offers:
-        """Those that were submitted, else the log's value signals. Raises InputError where there is neither."""
-        if (run / SUBMITTED).is_dir():
-            return Offers(OpportunityRegistry(run / SUBMITTED).live)
-        if not (run / "logs" / SIGNALS).is_file():
-            raise InputError(f"{run}: no opportunities: submit some, or simulate --world messaging")
-        table = from_signals(read_parquet(run / "logs" / SIGNALS), items, live_days)
-        return Offers(lambda at, until: table.filter((pl.col("created_at") <= until) & (pl.col("expires_at") > at)))
 
 
 def stage(args: PlanArguments, values: Callable[[MessageRules], Values] | None = None) -> PlannedDay | None:
@@ -131,7 +114,7 @@ def stage(args: PlanArguments, values: Callable[[MessageRules], Values] | None =
                     )
                     log = log.take(np.isin(np.array(log.decision_id), made["decision_id"].to_numpy()))
                     items = message_items(store.items())["item_id"]
-                    expires, by = _limits(log.contexts.eligible, made, told, items)
+                    expires, by = limits(log.contexts.eligible, made["user_id"].to_list(), told, items)
                     legal = allowed(log.contexts, rules, expires, by)
                     ids = pl.Series(log.user_ids, dtype=pl.String).gather(log.user)
                     moves = day_moves(log.contexts, ids, legal, worth, rules, items, drawing)
@@ -202,17 +185,7 @@ def _asked(
     who = who.join(decided.filter(today), on="user_id", how="anti")
     if who.is_empty():
         return None
-    told = for_users(offers.live(who["time"].min(), who["time"].max()), who["user_id"].to_list())  # type: ignore[arg-type]
-    told = (
-        told.filter(pl.col("item_id").is_in(sent.implode()) & (pl.col("item_id") != HOLD_ID))
-        .join(who, on="user_id", how="inner", maintain_order="left")
-        .filter((pl.col("created_at") <= pl.col("time")) & (pl.col("expires_at") > pl.col("time")).fill_null(True))
-        .sort("created_at", "opportunity_id")
-        .unique(["user_id", "item_id"], keep="last", maintain_order=True)
-        .sort("user_id", "value", "item_id", descending=[False, True, False])
-        .group_by("user_id", maintain_order=True)
-        .head(most)
-    )
+    told = told_to(offers.live(who["time"].min(), who["time"].max()), who, sent, most)  # type: ignore[arg-type]
     if told.is_empty():
         return None
     made = told.group_by("user_id", maintain_order=True).agg(pl.col("time").first(), candidates=pl.col("item_id"))
@@ -223,25 +196,6 @@ def _asked(
         slate=pl.lit([HOLD_ID], dtype=pl.List(pl.String)),
     )
     return made, told, pl.concat([logged, made], how="diagonal_relaxed")
-
-
-def _limits(
-    eligible: np.ndarray, made: pl.DataFrame, told: pl.DataFrame, items: pl.Series
-) -> tuple[np.ndarray, np.ndarray]:
-    """(expires (B, M), channels (B, M, channels)) of the opportunities, users in the order of `made`."""
-    place = made.select("user_id", row=pl.int_range(pl.len()))
-    number = pl.DataFrame({"item_id": items, "item": pl.Series(range(len(items)), dtype=pl.Int32)})
-    rows = told.join(place, on="user_id", how="left", maintain_order="left").join(
-        number, on="item_id", how="left", maintain_order="left"
-    )
-    rows = rows.with_columns(column=pl.int_range(pl.len()).over("user_id"))
-    at = rows["row"].to_numpy(), rows["column"].to_numpy()
-    assert np.array_equal(eligible[at], rows["item"].to_numpy())
-    expires, by = np.full(eligible.shape, NO_EXPIRY), np.zeros((*eligible.shape, len(CHANNELS)), np.bool_)
-    expires[at] = rows["expires_at"].to_physical().fill_null(NO_EXPIRY).to_numpy()
-    for c, channel in enumerate(CHANNELS):
-        by[(*at, c)] = rows["channels"].list.contains(channel).fill_null(True).to_numpy()
-    return expires, by
 
 
 def _morning(zone: str, day: date) -> datetime:

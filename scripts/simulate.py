@@ -29,11 +29,11 @@ from data.store import write_parquet
 from data.world import PRESETS, World, burned_in, paired
 from data.world.environment import Truth
 from data.world.mailroom import signals
+from data.world.message_record import SIGNALS
 
 BURN_IN_DAYS = 28
 SLATE_POLICIES = ("logging", "random", "popularity", "greedy_click", "oracle")
 MESSAGE_POLICIES = ("logging", "hold", "send_always", "most_opens", "oracle")
-SIGNALS = "opportunities.parquet"  # what the sending domains said of each opportunity
 TOLD = ("active_days_28", "returned_7d", "habit_28", "plays_per_session", "converted_28", "messages_28", "reachable_28")
 
 

@@ -27,11 +27,10 @@ from data.catalog import Catalog
 from data.errors import InputError, exit_on_input_error
 from data.message_log import read_message_log
 from data.store import LogStore, read_parquet
-from data.world.message_record import OPPORTUNITIES
+from data.world.message_record import OPPORTUNITIES, SIGNALS
 from rewards.message_features import MessageCatalog
 from rewards.message_training import MessageRewardSettings, message_quality, train_message_reward
 from rewards.messages import FORMAT, NAME
-from scripts.simulate import SIGNALS
 
 
 @dataclass

@@ -19,6 +19,7 @@ from data.world.settings import CHANNELS
 OPPORTUNITIES = pl.Schema(
     {"user_id": pl.String(), "item_id": pl.String(), "time": pl.Datetime("us", "UTC"), "value": pl.Float32()}
 )
+SIGNALS = "opportunities.parquet"  # in a log: what the sending domains said of each opportunity
 _NO_EVENTS = pl.Schema(
     {
         "user_id": pl.String(),

@@ -7,8 +7,11 @@ machines (`policy.serving.redis_state`). The gateway itself keeps nothing that a
     await state.add(rows)                   # events, as dictionaries of the events schema with ISO times
     await state.glance("u1")                # how many events were ever added for u1, and what is blocked for them
     await state.recent("u1")                # the latest KEPT_EVENTS of them, oldest first
+    await state.mail("u1", "2026-01-05")    # what was sent to u1, and to anybody on that day
+    await state.send("u1", row, 3, spending)  # a fourth, unless somebody else sent meanwhile, or a budget is spent
 
-What `add` has taken in, every later `glance` and `recent` of any replica knows.
+What `add` has taken in, every later `glance` and `recent` of any replica knows. `send` is what keeps two replicas that
+decide about one listener at once from sending one message too many.
 """
 
 from __future__ import annotations
@@ -16,22 +19,28 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
-from typing import Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from data.errors import InputError
 
 # Far more than the interactions of any prompt are made of.
 KEPT_EVENTS = 400
+# Far more than a week's cap can be.
+KEPT_SENDS = 64
+# Events that no later ones may push out: whoever left a channel has left it.
+LASTING = ("opt_out", "convert")
 # Blocked for everybody: what was taken down. No listener has this id.
 EVERYBODY = ""
 
 Row = Mapping[str, object]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class StateError(Exception):
@@ -46,8 +55,29 @@ class Glance:
     blocked: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True)
+class Mail:
+    """count: messages ever sent to this listener. sends: rows of the latest KEPT_SENDS, oldest first. lasting: their
+    LASTING events. spent: messages sent to anybody on one day, by channel.
+    """
+
+    count: int = 0
+    sends: list[dict[str, object]] = field(default_factory=list)
+    lasting: list[dict[str, object]] = field(default_factory=list)
+    spent: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What a message is paid from: one more by `channel` on `day` (ISO date), of `budget` at most; None: no limit."""
+
+    day: str
+    channel: str
+    budget: int | None = None
+
+
 class State(Protocol):
-    """Recent events and blocked items by listener. Every method raises StateError when the place is out of reach."""
+    """Recent events, messages and blocked items by listener. Where the place is out of reach, all raise StateError."""
 
     async def glance(self, user_id: str) -> Glance:
         """Cheap, asked for at every request: what tells whether a remembered history is still the newest."""
@@ -59,6 +89,15 @@ class State(Protocol):
 
     async def add(self, rows: Sequence[Row]) -> None:
         """Append events; of each listener the latest KEPT_EVENTS are kept."""
+        ...
+
+    async def mail(self, user_id: str, day: str) -> Mail:
+        """What was sent to the listener, and on that day (ISO date) to anybody."""
+        ...
+
+    async def send(self, user_id: str, row: Row, count: int, spending: Spending) -> bool:
+        """Note one more message to the listener. False, and nothing noted, where more than `count` were sent to them by
+        now, or the budget is spent."""
         ...
 
     async def block(self, user_id: str, item_ids: Sequence[str]) -> None:
@@ -142,26 +181,57 @@ class SqliteState:
     async def add(self, rows: Sequence[Row]) -> None:
         await asyncio.to_thread(self._write, self._add, rows)
 
+    async def mail(self, user_id: str, day: str) -> Mail:
+        def asked(what: str, *values: str) -> list[tuple[Any, ...]]:
+            return self._reader.execute(what, values).fetchall()
+
+        try:
+            with self._reading:
+                sends = asked("SELECT number, row FROM sends WHERE user_id = ? ORDER BY number", user_id)
+                lasting = asked("SELECT row FROM lasting WHERE user_id = ?", user_id)
+                spent = asked("SELECT channel, sends FROM spent WHERE day = ?", day)
+        except sqlite3.Error as error:
+            raise StateError(str(error)) from error
+        rows = [json.loads(row) for _, row in sends]
+        return Mail(sends[-1][0] if sends else 0, rows, [json.loads(row) for (row,) in lasting], dict(spent))
+
+    async def send(self, user_id: str, row: Row, count: int, spending: Spending) -> bool:
+        return await asyncio.to_thread(self._write, self._send, user_id, json.dumps(row), count, spending)
+
+    def _send(self, user_id: str, row: str, count: int, spending: Spending) -> bool:
+        ((last,),) = self._writer.execute("SELECT max(number) FROM sends WHERE user_id = ?", (user_id,))
+        paid = self._writer.execute(
+            "SELECT sends FROM spent WHERE day = ? AND channel = ?", (spending.day, spending.channel)
+        ).fetchone()
+        if (last or 0) > count or (spending.budget is not None and (paid or (0,))[0] >= spending.budget):
+            return False
+        self._writer.execute("INSERT INTO sends VALUES (?, ?, ?)", (user_id, count + 1, row))
+        self._writer.execute("DELETE FROM sends WHERE user_id = ? AND number <= ?", (user_id, count + 1 - KEPT_SENDS))
+        self._writer.execute(
+            "INSERT INTO spent VALUES (?, ?, 1) ON CONFLICT (day, channel) DO UPDATE SET sends = sends + 1",
+            (spending.day, spending.channel),
+        )
+        return True
+
     async def block(self, user_id: str, item_ids: Sequence[str]) -> None:
         pairs = [(user_id, item) for item in item_ids]
         statement = "INSERT OR IGNORE INTO blocked VALUES (?, ?)"
-        await asyncio.to_thread(self._write, lambda _: self._writer.executemany(statement, pairs), ())
+        await asyncio.to_thread(self._write, self._writer.executemany, statement, pairs)
 
     async def unblock(self, user_id: str, item_ids: Sequence[str]) -> None:
         pairs = [(user_id, item) for item in item_ids]
         statement = "DELETE FROM blocked WHERE user_id = ? AND item_id = ?"
-        await asyncio.to_thread(self._write, lambda _: self._writer.executemany(statement, pairs), ())
+        await asyncio.to_thread(self._write, self._writer.executemany, statement, pairs)
 
     async def close(self) -> None:
         self._reader.close()
         self._writer.close()
 
-    def _write(self, change: object, rows: Sequence[Row]) -> None:
-        assert callable(change)
+    def _write(self, change: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             with self._writing, self._writer:
                 self._writer.execute("BEGIN IMMEDIATE")  # two processes must not both read the same last number
-                change(rows)
+                return change(*args, **kwargs)
         except sqlite3.Error as error:
             raise StateError(str(error)) from error
 
@@ -172,11 +242,16 @@ class SqliteState:
             self._writer.executemany("INSERT INTO events VALUES (?, ?, ?)", numbered)
             oldest = numbered[-1][1] - KEPT_EVENTS
             self._writer.execute("DELETE FROM events WHERE user_id = ? AND number <= ?", (user_id, oldest))
+        for user_id, lines in by_user(row for row in rows if row.get("action") in LASTING):
+            self._writer.executemany("INSERT OR IGNORE INTO lasting VALUES (?, ?)", [(user_id, line) for line in lines])
 
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS events (user_id TEXT, number INTEGER, row TEXT, PRIMARY KEY (user_id, number)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS blocked (user_id TEXT, item_id TEXT, PRIMARY KEY (user_id, item_id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sends (user_id TEXT, number INTEGER, row TEXT, PRIMARY KEY (user_id, number)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS lasting (user_id TEXT, row TEXT, PRIMARY KEY (user_id, row)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS spent (day TEXT, channel TEXT, sends INTEGER, PRIMARY KEY (day, channel)) WITHOUT ROWID;
 """
 
 

@@ -18,12 +18,12 @@ from data.opportunities import OpportunityRegistry, from_signals
 from data.store import LogStore, write_parquet
 from data.world.environment import MessageContexts
 from data.world.mailroom import signals as said
+from data.world.message_record import SIGNALS
 from policy.messaging.planned_day import HOLDOUT, Values
 from policy.messaging.rules import MessageRules
 from policy.messaging.violations import KINDS, faults, standing, violations
 from scripts import plan_messages
 from scripts.plan_messages import PlanArguments, stage
-from scripts.simulate import SIGNALS
 from tests.data.message_world import played
 
 

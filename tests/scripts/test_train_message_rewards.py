@@ -8,12 +8,13 @@ import pytest
 
 from data.errors import InputError
 from data.world import PRESETS, burned_in
+from data.world.message_record import SIGNALS
 from eval.messages import sent_by
 from policy.message_choice import HOURS, BestMessages, by_opens, legal_moves
 from rewards.messages import MessageReward
 from scripts.build_catalog import CatalogArguments
 from scripts.build_catalog import stage as build_catalog
-from scripts.simulate import SIGNALS, SimulateArguments
+from scripts.simulate import SimulateArguments
 from scripts.simulate import stage as simulate
 from scripts.train_message_rewards import MessageRewardArguments, stage, table_of
 

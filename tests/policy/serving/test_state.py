@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from data.errors import InputError
 from policy.serving.engine import free_port
-from policy.serving.state import EVERYBODY, KEPT_EVENTS, State, StateError, open_state
+from policy.serving.state import EVERYBODY, KEPT_EVENTS, KEPT_SENDS, Mail, Spending, State, StateError, open_state
 
 T = TypeVar("T")
 REDIS = shutil.which("redis-server")
@@ -159,3 +159,39 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "state.sqlite").write_text("not a database, but long enough to look like one" * 40)
     with pytest.raises(InputError, match=r"state.sqlite: cannot keep state here"):
         open_state(f"sqlite:///{tmp_path / 'state.sqlite'}")
+
+
+def test_of_two_who_decide_at_once_one_sends(url: str, tmp_path: Path) -> None:
+    ann, day = f"ann {tmp_path}", f"2026-01-05 {tmp_path}"
+    push = Spending(day, "push")
+
+    async def rush(state: State) -> list[bool]:
+        return list(await asyncio.gather(*(state.send(ann, {"decision_id": str(n)}, 0, push) for n in range(4))))
+
+    assert sum(use(url, rush)) == 1
+    for _ in range(KEPT_SENDS + 3):
+        count = use(url, lambda state: state.mail(ann, day)).count
+        assert use(url, lambda state, count=count: state.send(ann, {"decision_id": "later"}, count, push))
+    mail = use(url, lambda state: state.mail(ann, day))
+    assert len(mail.sends) == KEPT_SENDS
+    assert mail.spent == {"push": mail.count}
+    assert use(url, lambda state: state.mail(f"bob {tmp_path}", "2026-01-06")) == Mail()
+
+
+def test_a_budget_is_never_overdrawn(url: str, tmp_path: Path) -> None:
+    async def rush(state: State) -> list[bool]:
+        spending = Spending(str(tmp_path), "email", 3)
+        return list(await asyncio.gather(*(state.send(f"u{n} {tmp_path}", {}, 0, spending) for n in range(8))))
+
+    assert sum(use(url, rush)) == 3
+    assert not use(url, lambda state: state.send(f"v {tmp_path}", {}, 0, Spending(f"{tmp_path}/b", "push", 0)))
+
+
+def test_no_later_events_push_out_an_opt_out(url: str, tmp_path: Path) -> None:
+    ann = f"ann {tmp_path}"
+    left = {**row(ann, 0), "action": "opt_out", "surface": "email"}
+    use(url, lambda state: state.add([left]))
+    use(url, lambda state: state.add([row(ann, number) for number in range(KEPT_EVENTS)]))
+
+    assert left not in use(url, lambda state: state.recent(ann))
+    assert use(url, lambda state: state.mail(ann, "2026-01-05")).lasting == [left]
