@@ -33,6 +33,7 @@ from data.world.settings import CHANNELS
 
 DOMAINS = (*STYLED, OFFER, WIN_BACK)
 LONGEST_TEXT = 500  # characters
+KNOWN = "opportunity_id is there already"  # why a row is rejected that was submitted before
 OPPORTUNITIES = pa.schema(
     [
         pa.field("opportunity_id", pa.string(), nullable=False),
@@ -120,7 +121,7 @@ class OpportunityRegistry:
             (channels.list.len() == 0, "no channel"),
             (channels.list.set_difference(list(CHANNELS)).list.len() > 0, "unknown channel"),
             (text.str.len_chars() > LONGEST_TEXT, f"text is longer than {LONGEST_TEXT} characters"),
-            (pl.col("opportunity_id").is_in(known.implode()), "opportunity_id is there already"),
+            (pl.col("opportunity_id").is_in(known.implode()), KNOWN),
         ]
         reason = pl.coalesce(
             *(pl.when(condition).then(pl.lit(why)) for condition, why in unfit), pl.lit(None, dtype=pl.String)
@@ -128,7 +129,7 @@ class OpportunityRegistry:
         marked = table.with_columns(reason=reason)
         # The first good row of an id has it.
         again = pl.col("reason").is_null() & (pl.col("reason").is_null().cum_sum().over("opportunity_id") > 1)
-        twice = pl.when(again).then(pl.lit("opportunity_id is there already")).otherwise("reason")
+        twice = pl.when(again).then(pl.lit(KNOWN)).otherwise("reason")
         return marked.with_columns(reason=twice)
 
     def _write(self, marked: pl.DataFrame) -> None:

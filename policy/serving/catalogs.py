@@ -3,6 +3,7 @@
     LONGPLAY_CATALOG=runs/demo/catalog                      the default
     LONGPLAY_CATALOGS=podcasts=runs/pods/catalog,shop=...   others, asked for with vllm_xargs {"catalog": "podcasts"}
     LONGPLAY_CATALOG_VERSIONS=runs/demo/served/catalogs     a folder a version, written once, read when asked for
+    LONGPLAY_POLICY=runs/demo/policy/sft                    the policy's folder, for decisions about messages
 
 A named folder that is replaced is read again, so new items can be recommended from the next request on. All catalogs
 must have the level sizes that the policy was trained for. A version's content never changes, which is why a request is
@@ -20,11 +21,13 @@ from pathlib import Path
 from data.catalog import Catalog
 from data.errors import InputError
 from policy.serving.slate_arguments import DEFAULT_SLATE, CatalogIndex
+from policy.vocabulary import Vocabulary
 
 DEFAULT = "LONGPLAY_CATALOG"
 NAMED = "LONGPLAY_CATALOGS"
 VERSIONS = "LONGPLAY_CATALOG_VERSIONS"
 SLATE = "LONGPLAY_SLATE_SIZE"
+POLICY = "LONGPLAY_POLICY"
 _KEPT = 16
 
 
@@ -38,11 +41,15 @@ class Entry:
 
 @dataclass
 class ServedCatalogs:
-    """Catalogs by name ("" is the default) and by version. folders: by name. versions: where versions appear."""
+    """Catalogs by name ("" is the default) and by version. folders: by name. versions: where versions appear.
+
+    speaks_of_messages: whether the policy that speaks them has words for messages, too.
+    """
 
     folders: Mapping[str, Path]
     versions: Path | None = None
     slate_size: int = DEFAULT_SLATE
+    speaks_of_messages: bool = False
     _known: OrderedDict[str, Entry] = field(default_factory=OrderedDict, init=False)
     _now: dict[str, tuple[int, str]] = field(default_factory=dict, init=False)
 
@@ -63,6 +70,9 @@ class ServedCatalogs:
         for name in folders:
             if served.find(name).catalog.level_sizes != sizes:
                 raise InputError(f"catalog {name!r} has other level sizes than {sizes}: one policy cannot speak both")
+        if environment.get(POLICY):
+            vocabulary = Vocabulary.load(Path(environment[POLICY]), served.find("").catalog)
+            served.speaks_of_messages = vocabulary.speaks_of_messages
         return served
 
     def find(self, name: str) -> Entry:

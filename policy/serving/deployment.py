@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import polars as pl
 from transformers import PreTrainedTokenizerFast
 
 from data.artifacts import fingerprint
@@ -162,11 +161,6 @@ def _card(row: Mapping[str, object]) -> Mapping[str, object]:
 def _version(*folders: Path) -> str:
     digest = hashlib.sha256("\n".join(fingerprint(folder) for folder in folders).encode())
     return digest.hexdigest()[:10]
-
-
-def known_items(items: pl.Series, index: CatalogIndex) -> str | None:
-    """The first item id that the catalog does not have, if there is one."""
-    return next((item for item in items.drop_nulls().to_list() if item not in index.row_of), None)
 
 
 def _has_grown(trained: str, catalog: Catalog, catalogs: Path | None) -> bool:

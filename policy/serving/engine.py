@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from data.errors import InputError
-from policy.serving.catalogs import DEFAULT, NAMED, SLATE, VERSIONS
+from policy.serving.catalogs import DEFAULT, NAMED, POLICY, SLATE, VERSIONS
 
 # Ranks that vLLM's LoRA layers can be built for.
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -34,6 +34,9 @@ ROOT = Path(__file__).resolve().parents[2]
 _STOP_SECONDS = 8.0
 # Below this many bytes of weights a decoding step is too short to be worth splitting between threads.
 _ONE_THREAD_BYTES = 200 * 1024 * 1024
+# Named as a class, because the CPU build takes "mp" for "uni": a process more that imports everything again at a start,
+# and waits for its orders by spinning on a core that the model needs. On one GPU it is what vLLM takes by itself.
+_ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 _LIBC = ctypes.CDLL(None)
 
@@ -185,7 +188,7 @@ def command(settings: EngineSettings) -> list[str]:
     if settings.constrained:
         line += ["--logits-processors", "policy.serving.plugin:CatalogLogitsProcessor"]
     if not torch.cuda.is_available():
-        line.append("--enforce-eager")
+        line += ["--enforce-eager", "--distributed-executor-backend", _ONE_PROCESS]
     if settings.adapters or settings.spare_adapters:
         ranks = [_rank(folder) for folder in settings.adapters.values()] or [1]
         slots = len(settings.adapters) + settings.spare_adapters + 1
@@ -227,6 +230,7 @@ def environment(settings: EngineSettings) -> dict[str, str]:
         DEFAULT: str(settings.catalog.resolve()),
         NAMED: named,
         SLATE: str(settings.slate_size),
+        POLICY: str(settings.model.resolve()),
         "PYTHONPATH": path,
     }
 

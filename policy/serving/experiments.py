@@ -19,15 +19,15 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data.errors import InputError
 from policy.assignment import place
+from policy.serving.followed import Followed
 from policy.vocabulary import OBJECTIVES
 
 FILE = "experiment.yaml"
@@ -107,46 +107,34 @@ def read_experiment(value: object, policies: Collection[str]) -> Experiment:
     return experiment
 
 
-@dataclass
 class Traffic:
-    """The experiment that a file describes, as it is now. default: the policy that answers without an experiment."""
+    """The experiment that a file describes, as it is now. Without one, the default policy answers."""
 
-    file: Path
-    experiment: Experiment | None = None
-    error: str | None = None
-    _seen: tuple[int, int] | None = field(default=None, init=False)
+    def __init__(self, file: Path) -> None:
+        self._followed: Followed[Experiment | None] = Followed(file, None)
+
+    @property
+    def experiment(self) -> Experiment | None:
+        return self._followed.value
+
+    @property
+    def error(self) -> str | None:
+        return self._followed.error
 
     def refresh(self, policies: Collection[str]) -> bool:
         """Read the file again if it has changed; True if it had. A wrong one is not used: the last right one stays."""
-        try:
-            stat = self.file.stat()
-            seen = (stat.st_mtime_ns, stat.st_ino)
-            if seen == self._seen:
-                return False
-            written: Any = yaml.safe_load(self.file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            changed = self._seen is not None
-            self._seen, self.experiment, self.error = None, None, None
-            return changed
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            self.error = f"{self.file} cannot be read: {str(error).splitlines()[0]}"
-            return False
-        self._seen = seen
-        try:
-            self.experiment, self.error = read_experiment(written, policies), None
-        except InputError as error:
-            self.error = f"{self.file}: {error}"
-        return True
+        return self._followed.refresh(lambda written: read_experiment(written, policies))
 
     def write(self, experiment: Experiment | None) -> None:
         """Replace the file, so that every replica has it within a second. None ends the experiment."""
+        file = self._followed.file
         if experiment is None:
-            self.file.unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
             return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        new = self.file.with_name(f".{self.file.name}.{os.getpid()}.new")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        new = file.with_name(f".{file.name}.{os.getpid()}.new")
         new.write_text(yaml.safe_dump(experiment.model_dump(mode="json", exclude_none=True), sort_keys=False))
-        os.replace(new, self.file)
+        os.replace(new, file)
 
     def assign(self, user_id: str, default: str) -> tuple[str, Mapping[str, float] | None, str]:
         """Policy, weights, and the arm to log. Without an experiment there is one arm, named for the default policy."""

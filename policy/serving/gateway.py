@@ -1,6 +1,8 @@
 """The gateway: the routes a product calls, in front of vLLM.
 
 POST /v1/recommendations   a slate for a listener, with its propensity; logged before it is answered
+POST /v1/messages          whether to write to a listener, what, how and when; logged before it is answered
+POST, GET /v1/opportunities   what domains would like to be sent; how much of whose was taken
 POST /v1/feedback          events; the listener's next recommendation knows them
 POST /v1/blocked           items never to show: to one listener, or to anybody
 GET, PUT, DELETE /v1/experiment   who gets which arm
@@ -23,10 +25,18 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from data.errors import InputError
+from policy.serving.decide_message import decide_message
 from policy.serving.experiments import Experiment, read_experiment
 from policy.serving.guard import Guard, refusal, watched
 from policy.serving.live import Live
+from policy.serving.mailing import read_mailing
 from policy.serving.mcp_tools import mcp_app, mcp_server
+from policy.serving.message_requests import (
+    MessageRequest,
+    MessageResponse,
+    OpportunitiesRequest,
+    OpportunitiesResponse,
+)
 from policy.serving.messages import (
     REFUSALS,
     BlockRequest,
@@ -45,7 +55,7 @@ from policy.serving.reference import measure
 from policy.serving.service import Refusal, Service
 from policy.serving.slate_arguments import MAX_BLOCKED
 from policy.serving.state import EVERYBODY, StateError
-from policy.serving.take_in import take_in
+from policy.serving.take_in import submit, take_in
 
 WATCH_SECONDS = 0.5
 REFERENCE_SECONDS = 20.0
@@ -89,6 +99,21 @@ def create_app(
     async def recommend(request: RecommendationRequest) -> RecommendationResponse:
         """A slate for one listener. The decision is on disk, with its propensity, before this answers."""
         return await answer(service, request)
+
+    @app.post("/v1/messages", tags=["longplay"], responses=REFUSALS)
+    async def message(request: MessageRequest) -> MessageResponse:
+        """One message for one listener, or none. The decision is on disk, with its propensity, before this answers."""
+        return await decide_message(service, request)
+
+    @app.post("/v1/opportunities", tags=["longplay"], responses=REFUSALS)
+    async def opportunities(request: OpportunitiesRequest, http: Request) -> OpportunitiesResponse:
+        """Submit what could be sent. It is on disk, and decided among, when this answers; the same id counts once."""
+        return await submit(service, request, http.scope.get("key"))
+
+    @app.get("/v1/opportunities", tags=["longplay"], responses=REFUSALS)
+    async def submitted() -> dict[str, dict[str, int]]:
+        """By domain: how many opportunities were accepted, and how many rejected by which reason."""
+        return await asyncio.to_thread(service.correspondence.counts)
 
     @app.post("/v1/feedback", tags=["longplay"], responses=REFUSALS)
     async def feedback(request: FeedbackRequest) -> FeedbackResponse:
@@ -209,6 +234,9 @@ def _watchers(
     async def traffic() -> None:
         service.traffic.refresh(service.deployment.versions)
 
+    async def mailing() -> None:
+        service.mailing.refresh(read_mailing)
+
     async def keys() -> None:
         service.keys_error = watched(service.keys)
 
@@ -224,6 +252,7 @@ def _watchers(
 
     watchers = [
         _again_and_again(service, "experiment", WATCH_SECONDS, traffic),
+        _again_and_again(service, "messages", WATCH_SECONDS, mailing),
         _again_and_again(service, "keys", WATCH_SECONDS, keys),
         _again_and_again(service, "rungs", WATCH_SECONDS, lambda: probe(service)),
         _again_and_again(service, "reference", REFERENCE_SECONDS, lambda: measure(service, service.served)),

@@ -18,7 +18,7 @@ from policy.serving.metrics import Metrics
 # Anybody may see that the server is there and how to talk to it; the page asks for a key itself.
 OPEN = ("/", "/health", "/ready", "/docs", "/openapi.json")
 # What costs the model server something.
-COSTLY = ("/v1/recommendations", "/v1/completions", "/v1/chat/completions", "/mcp")
+COSTLY = ("/v1/recommendations", "/v1/messages", "/v1/completions", "/v1/chat/completions", "/mcp")
 ADMIN = ("/v1/experiment", "/v1/blocked")
 _BODY_SECONDS = 20.0
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -63,6 +63,7 @@ class Guard:
                 said = f"more than {key.per_second:g} requests a second with this key"
                 await self._refuse(send, "rate", 429, said, {"Retry-After": str(math.ceil(wait))})
                 return
+            scope["key"] = key
             if path in ADMIN and not key.admin:
                 await self._refuse(send, "forbidden", 403, f"{path} wants an admin key")
                 return

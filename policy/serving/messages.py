@@ -42,6 +42,7 @@ def _moment(value: datetime) -> datetime:
 
 Moment = Annotated[AwareDatetime, AfterValidator(_moment)]
 Surface = Annotated[str, AfterValidator(_surface)]
+Place = Annotated[str, AfterValidator(_zone)]
 
 
 class Situation(BaseModel):
@@ -50,7 +51,7 @@ class Situation(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     time: Moment | None = Field(None, description="The moment of the decision, with a UTC offset; default now.")
-    time_zone: Annotated[str, AfterValidator(_zone)] | None = Field(None, description="IANA name, for the local hour.")
+    time_zone: Place | None = Field(None, description="IANA name, for the local hour.")
 
 
 class RecommendationRequest(BaseModel):

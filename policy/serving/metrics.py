@@ -56,11 +56,11 @@ class Metrics:
         self.limit = Gauge("longplay_in_flight_limit", "Above this, requests are shed.", registry=self.registry)
         self.illegal = Counter(
             "longplay_illegal_items_total",
-            "Served slates with an item twice (repeated) or one that may not be shown (ineligible). Stays 0.",
+            "Slates with an item twice (repeated), with one that may not be shown (ineligible); bad messages. Stays 0.",
             ("kind",),
             registry=self.registry,
         )
-        for kind in ("repeated", "ineligible"):
+        for kind in ("repeated", "ineligible", "message"):
             self.illegal.labels(kind)
         self.drift = Gauge(
             "longplay_drift_psi",
@@ -91,6 +91,18 @@ class Metrics:
         )
         self.feedback = Counter(
             "longplay_feedback_events_total", "Events received.", ("action",), registry=self.registry
+        )
+        self.messages = Counter(
+            "longplay_messages_total",
+            "Decisions about messages, by the channel that was chosen (hold: none).",
+            ("policy", "channel", "arm"),
+            registry=self.registry,
+        )
+        self.opportunities = Counter(
+            "longplay_opportunities_total",
+            "Opportunities that domains submitted: accepted, known before, or rejected.",
+            ("result",),
+            registry=self.registry,
         )
         self.state_errors_seen = 0
         self.engine_up = Gauge("longplay_engine_up", "1 if vLLM answered the last probe.", registry=self.registry)

@@ -11,6 +11,9 @@ is a move token, K items of L codes each, and the end token, so a request ends b
 max_tokens. With processed_logprobs the returned log-probabilities are those of the masked distribution the tokens were
 drawn from: their sum is the log-propensity of the slate.
 
+A request with `sends` is a decision about a message instead (`policy.serving.message_arguments`): three tokens, to hold
+or to send what is allowed. It wants a policy that has the words, which LONGPLAY_POLICY points at.
+
 vLLM calls `validate_params` in the API process and the rest in the engine process; a ValueError in the first becomes
 HTTP 400, an exception in the second would end the server. So all that can be wrong with a request is found there.
 """
@@ -32,7 +35,10 @@ from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from data.errors import InputError
 from policy.cursor import Cursor, Doors, Paths
 from policy.grammar import SlateGrammar
-from policy.serving.catalogs import Entry, ServedCatalogs
+from policy.messaging.grammar import MessageGrammar
+from policy.serving.catalogs import POLICY, Entry, ServedCatalogs
+from policy.serving.message_arguments import NAME as MESSAGE
+from policy.serving.message_arguments import MessageArguments
 from policy.serving.slate_arguments import MAX_SENT, SlateArguments
 from policy.vocabulary import Vocabulary
 
@@ -66,6 +72,25 @@ class Answer:
         return cursor
 
 
+@dataclass
+class MessageAnswer:
+    """One decision about a message in the batch: what may be sent, the rest as in `Answer`."""
+
+    allowed: torch.Tensor
+    said: list[int]
+    grammar: MessageGrammar
+    end_token: int
+
+    @property
+    def length(self) -> int:
+        return self.grammar.length
+
+    def legal(self) -> torch.Tensor:
+        """Vocabulary ids of what may be said next."""
+        said = torch.tensor([self.said], dtype=torch.long)
+        return self.grammar.ids[self.grammar.legal(said, self.allowed)[0]]
+
+
 @lru_cache(maxsize=1)
 def served_catalogs() -> ServedCatalogs:
     """The catalogs that the environment names, one collection a process."""
@@ -81,11 +106,20 @@ class CatalogLogitsProcessor(LogitsProcessor):
 
         Raises InputError (a ValueError: HTTP 400 with the reason).
         """
-        served = served_catalogs()
         given = sampling_params.extra_args or {}
-        arguments = SlateArguments.parse(given, served.slate_size, MAX_SENT)
-        entry = served.find(arguments.catalog)
-        arguments.eligible(entry.index)
+        served = served_catalogs()
+        if MESSAGE in given:
+            MessageArguments.parse(given)
+            if not served.speaks_of_messages:
+                raise InputError(f"{MESSAGE}: the policy that {POLICY} names has no words for messages; train it again")
+            least = most = MessageGrammar.length
+        else:
+            arguments = SlateArguments.parse(given, served.slate_size, MAX_SENT)
+            entry = served.find(arguments.catalog)
+            arguments.eligible(entry.index)
+            least = 1 + arguments.slate_size * entry.catalog.codes.shape[1]
+            most = least + arguments.end
+            given = {**given, "catalog": entry.catalog.version}
         if not sampling_params.detokenize and sampling_params.max_tokens == 1:
             # The signature of vLLM's beam search, which restarts the completion at every token.
             raise InputError("use_beam_search is not supported: a slate is sampled; ask for n slates instead")
@@ -94,17 +128,14 @@ class CatalogLogitsProcessor(LogitsProcessor):
                 raise InputError(f"{name} cannot be combined with the catalog: use vllm_xargs kinds and blocked")
         if sampling_params.ignore_eos:
             raise InputError("ignore_eos is not supported: a slate ends by itself")
-        length = 1 + arguments.slate_size * entry.catalog.codes.shape[1]
-        if sampling_params.min_tokens > length:
-            raise InputError(
-                f"min_tokens {sampling_params.min_tokens}: a slate of {arguments.slate_size} is {length} tokens"
-            )
+        if sampling_params.min_tokens > least:
+            raise InputError(f"min_tokens {sampling_params.min_tokens}: what is asked for is {least} tokens")
         # Half a slate is no answer: the grammar decides the length, not max_tokens, stop strings or stop tokens.
-        sampling_params.max_tokens = length + 1 if arguments.end else length
+        sampling_params.max_tokens = most
         sampling_params.stop = []
         sampling_params.stop_token_ids = []
         sampling_params.output_text_buffer_length = 0
-        sampling_params.extra_args = {**given, "catalog": entry.catalog.version}
+        sampling_params.extra_args = given
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         self._served = served_catalogs()
@@ -115,7 +146,9 @@ class CatalogLogitsProcessor(LogitsProcessor):
         self._end_token = ends[0] if isinstance(ends, list) else ends
         self._tries: OrderedDict[str, tuple[SlateGrammar, Paths]] = OrderedDict()
         self._doors: OrderedDict[tuple[str, tuple[str, ...]], Doors] = OrderedDict()
-        self._answers: dict[int, Answer] = {}
+        speaks = self._vocabulary.speaks_of_messages
+        self._messages = MessageGrammar.of(self._vocabulary) if speaks else None
+        self._answers: dict[int, Answer | MessageAnswer] = {}
 
     def is_argmax_invariant(self) -> bool:
         """Masking changes which token is likeliest, so greedy requests need it too."""
@@ -130,22 +163,32 @@ class CatalogLogitsProcessor(LogitsProcessor):
         first, size = self._vocabulary.first, self._vocabulary.size
         legal = np.zeros((len(logits), size), dtype=np.bool_)
         finished: list[int] = []
+        said: list[tuple[int, torch.Tensor, torch.Tensor]] = []
         for row, answer in self._answers.items():
             if row >= len(logits):
                 continue
             if len(answer.said) >= answer.length:
                 finished.append(row)
+            elif isinstance(answer, MessageAnswer):
+                may = answer.legal().to(logits.device)
+                said.append((row, may, logits[row, may]))  # the words of messages lie outside those of slates
             else:
                 answer.catch_up().mark(legal[row])
         illegal = torch.from_numpy(~legal).to(logits.device, non_blocking=True)
         logits[:, :first] = -torch.inf
         logits[:, first : first + size].masked_fill_(illegal, -torch.inf)
         logits[:, first + size :] = -torch.inf
+        for row, may, kept in said:
+            logits[row, may] = kept
         if finished:
             logits[finished, [self._answers[row].end_token for row in finished]] = 0.0
         return logits
 
-    def _answer(self, params: SamplingParams, prompt: list[int] | None, said: list[int]) -> Answer:
+    def _answer(self, params: SamplingParams, prompt: list[int] | None, said: list[int]) -> Answer | MessageAnswer:
+        end_token = self._end_token if params.eos_token_id is None else params.eos_token_id
+        if self._messages is not None and MESSAGE in (params.extra_args or {}):
+            allowed = MessageArguments.parse(params.extra_args or {}).allowed
+            return MessageAnswer(allowed, said, self._messages, end_token)
         arguments = SlateArguments.parse(params.extra_args, self._served.slate_size, MAX_SENT)
         entry = self._served.pinned(arguments.catalog)
         _, paths = self._trie(entry)
@@ -154,7 +197,6 @@ class CatalogLogitsProcessor(LogitsProcessor):
             cursor = Cursor(self._open(entry, arguments.kinds), paths.leaf_of[unwanted].tolist())
         else:
             cursor = Cursor(self._count(entry, arguments))
-        end_token = self._end_token if params.eos_token_id is None else params.eos_token_id
         return Answer(cursor, said, 1 + arguments.slate_size * paths.levels, end_token)
 
     def _open(self, entry: Entry, kinds: tuple[str, ...]) -> Doors:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from policy.serving.breaker import Attempt
 from policy.serving.deployment import Deployment
 from policy.serving.listeners import Listener, nobody
-from policy.serving.recommend import draw_as
+from policy.serving.recommend import attempted, draw_as
 from policy.serving.service import Refusal, Service
 from policy.serving.slate_arguments import SlateArguments
 
@@ -28,15 +29,6 @@ async def _try(service: Service, deployment: Deployment, rung: str, attempt: Att
     context = Listener(nobody(), frozenset()).context({}, deployment.prompt.history_length, "other", datetime.now(UTC))
     ids, _ = deployment.prompt.encode(context, None)
     arguments = SlateArguments(deployment.slate_size, end=False, catalog=deployment.catalog.version)
-    try:
+    with suppress(Refusal), attempted(service, rung, attempt):
         # A rung that does not answer alone within a whole deadline would answer nobody.
         await draw_as(service, deployment, rung, ids, arguments, service.settings.deadline_seconds)
-    except Refusal:
-        attempt.failed()
-    except BaseException:
-        attempt.abandoned()
-        raise
-    else:
-        attempt.succeeded()
-    finally:
-        service.metrics.breaker_open.labels(rung).set(float(service.breakers[rung].is_open))

@@ -12,14 +12,15 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
 from torch import Tensor
 
+from policy.serving.breaker import Attempt
 from policy.serving.deployment import BASE, Deployment
 from policy.serving.messages import Item, RecommendationRequest, RecommendationResponse
 from policy.serving.popular import NAME as POPULAR
@@ -164,41 +165,67 @@ async def _climb(
             service.metrics.fallbacks.labels(rung, "breaker").inc()
             continue
         patience = left if place == len(rungs) - 1 else left * _FIRST_SHARE
-        try:
-            with service.metrics.stage("engine"):
-                decided = await draw_as(service, deployment, rung, ids, arguments, patience)
-        except Refusal as refused:
-            # A request that passed our checks and not vLLM's is not the client's fault, and no sign of an ill rung.
-            reason = {400: "refused", 504: "timeout"}.get(refused.status, "error")
-            if reason == "refused":
-                attempt.abandoned()
-            else:
-                attempt.failed()
-            service.metrics.fallbacks.labels(rung, reason).inc()
-        except BaseException:
-            attempt.abandoned()
-            raise
-        else:
-            attempt.succeeded()
-            return decided, None if place == 0 else rung
-        finally:
-            service.metrics.breaker_open.labels(rung).set(float(breaker.is_open))
+        with suppress(Refusal), attempted(service, rung, attempt):
+            return await draw_as(service, deployment, rung, ids, arguments, patience), None if place == 0 else rung
     mask = None if eligible is None else eligible.numpy()
     rows, propensity = deployment.popular.draw(mask, arguments.slate_size, service.rng)
     return Decided(rows, None, propensity, deployment.popular.version), POPULAR
+
+
+@contextmanager
+def attempted(service: Service, rung: str, attempt: Attempt) -> Iterator[None]:
+    """Time one try of a rung, and tell its breaker and the metrics how it went; a Refusal goes on up."""
+    try:
+        with service.metrics.stage("engine"):
+            yield
+    except Refusal as refused:
+        # A request that passed our checks and not vLLM's is not the client's fault, and no sign of an ill rung.
+        reason = {400: "refused", 504: "timeout"}.get(refused.status, "error")
+        if reason == "refused":
+            attempt.abandoned()
+        else:
+            attempt.failed()
+        service.metrics.fallbacks.labels(rung, reason).inc()
+        raise
+    except BaseException:
+        attempt.abandoned()
+        raise
+    else:
+        attempt.succeeded()
+    finally:
+        service.metrics.breaker_open.labels(rung).set(float(service.breakers[rung].is_open))
 
 
 async def draw_as(
     service: Service, deployment: Deployment, rung: str, ids: Tensor, arguments: SlateArguments, seconds: float
 ) -> Decided:
     """A slate from one policy of the model server, nothing logged. Refuses with 400, 502, 503 or 504."""
+    tokens, log_probs = await complete(service, deployment, rung, ids, arguments.xargs(), seconds, ROUTE)
+    length = deployment.length(arguments.slate_size)
+    slate = deployment.parse(tokens, arguments.slate_size)
+    if slate is None or len(log_probs) < length:
+        service.metrics.unparsed.labels(ROUTE).inc()
+        raise Refusal(502, "the model server answered with no whole slate; is it run with the catalog plugin?")
+    return Decided(slate.rows, slate.move, math.exp(math.fsum(log_probs[:length])), deployment.versions[rung])
+
+
+async def complete(
+    service: Service,
+    deployment: Deployment,
+    rung: str,
+    ids: Tensor,
+    xargs: Mapping[str, object],
+    seconds: float,
+    route: str,
+) -> tuple[list[int], list[float]]:
+    """Tokens of one policy's completion of a prompt (1, S), and their log-probabilities. Refuses as `draw_as`."""
     asked = {
         **AS_TRAINED,
         "model": deployment.engine_name(rung),
         "prompt": ids[0].tolist(),
         "logprobs": 0,
         "return_token_ids": True,
-        "vllm_xargs": arguments.xargs(),
+        "vllm_xargs": xargs,
     }
     answer = await service.ask("POST", "/v1/completions", json.dumps(asked).encode(), seconds)
     if answer.status_code != 200:
@@ -206,18 +233,12 @@ async def draw_as(
         # started again has only those that it began with.
         service.engine_is_new |= answer.status_code == 404
         raise Refusal(400 if answer.status_code == 400 else 502, _reason(decoded(answer)))
-    length = deployment.length(arguments.slate_size)
     try:
         choice = decoded(answer)["choices"][0]
-        slate = deployment.parse(choice["token_ids"], arguments.slate_size)
-        propensity = math.exp(math.fsum(choice["logprobs"]["token_logprobs"][:length]))
+        return [int(token) for token in choice["token_ids"]], [float(p) for p in choice["logprobs"]["token_logprobs"]]
     except (LookupError, TypeError, ValueError) as error:
-        service.metrics.unparsed.labels(ROUTE).inc()
+        service.metrics.unparsed.labels(route).inc()
         raise Refusal(502, "the model server's answer is not one to a completion") from error
-    if slate is None:
-        service.metrics.unparsed.labels(ROUTE).inc()
-        raise Refusal(502, "the model server answered with no whole slate; is it run with the catalog plugin?")
-    return Decided(slate.rows, slate.move, propensity, deployment.versions[rung])
 
 
 def _check(service: Service, decided: Decided, eligible: Tensor | None) -> None:

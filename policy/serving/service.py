@@ -25,16 +25,20 @@ from data.store import LogStore
 from policy.serving.admission import Admission
 from policy.serving.breaker import Breaker
 from policy.serving.connection import Answer, Connection, Stream
+from policy.serving.correspondence import Correspondence
 from policy.serving.decision_log import SegmentLog
 from policy.serving.deployment import Deployment
 from policy.serving.drift import Watch
 from policy.serving.engine import bearer
 from policy.serving.experiments import FILE as EXPERIMENT
 from policy.serving.experiments import Traffic
+from policy.serving.followed import Followed
 from policy.serving.forecast import Forecast
 from policy.serving.keys import FILE as KEYS
 from policy.serving.keys import Keys
 from policy.serving.listeners import Listeners
+from policy.serving.mailing import FILE as MAILING
+from policy.serving.mailing import read_mailing
 from policy.serving.messages import MAX_DEADLINE_MS
 from policy.serving.metrics import Metrics
 from policy.serving.popular import Popular
@@ -105,6 +109,9 @@ class Service:
         self.keys = Keys(served / KEYS)
         self.traffic = Traffic(served / EXPERIMENT)
         self.traffic.refresh(deployment.versions)
+        self.mailing = Followed(served / MAILING, read_mailing(None))
+        self.mailing.refresh(read_mailing)
+        self.correspondence = Correspondence(deployment.run, store)
         self.admission = Admission(most=settings.max_in_flight, target_seconds=0.6 * settings.deadline_seconds)
         self.breakers: defaultdict[str, Breaker] = defaultdict(Breaker)
         self.watch = Watch()
@@ -134,7 +141,7 @@ class Service:
 
     def warnings(self) -> list[str]:
         """What an operator should mend; the server goes on with what was right before."""
-        told = (self.traffic.error, self.keys_error, self.live_error, *self.faults.values())
+        told = (self.traffic.error, self.mailing.error, self.keys_error, self.live_error, *self.faults.values())
         return [said for said in told if said is not None]
 
     def wants_reward(self) -> bool:

@@ -24,6 +24,7 @@ from policy.vocabulary import Vocabulary, nano_tokenizer
 ITEMS = 60
 SLATE = 5
 KINDS = ("track", "podcast", "audiobook")
+CONSENTS = ([], ["push", "email", "in_app"], ["push"], ["email", "in_app"], ["push", "email"], ["push", "email"])
 
 
 def tiny_catalog() -> Catalog:
@@ -46,10 +47,21 @@ def tiny_catalog() -> Catalog:
     return Catalog(items, embeddings, codes, (6, 6, 4), books)
 
 
+def message_items() -> pl.DataFrame:
+    """A concert, an offer, a trip back, and to hold."""
+    said = {
+        "item_id": ["m-concert-jazz", "m-offer", "m-win_back", "hold"],
+        "kind": ["message"] * 4,
+        "title": ["Trio plays near you", "Three months for one", "We kept your music", "Send nothing"],
+        "tags": [["concert", "jazz"], ["offer"], ["win_back"], ["hold"]],
+    }
+    return pl.concat([pl.DataFrame(schema=polars_schema("items")), pl.DataFrame(said)], how="diagonal")
+
+
 def tiny_log(catalog: Catalog, decisions: bool = False) -> Logs:
     """Six listeners, u0 to u5, each with u-number + 1 sessions of two items on consecutive days; u1 lives in Tokyo.
 
-    decisions: with one logged decision for each session, a second before it.
+    They agreed to be reached as CONSENTS says. decisions: with one logged decision for each session, a second before.
     """
     start = datetime(2026, 1, 5, 8, tzinfo=UTC)
     events = [
@@ -66,7 +78,12 @@ def tiny_log(catalog: Catalog, decisions: bool = False) -> Logs:
         for place in range(2)
     ]
     users = pl.DataFrame(
-        {"user_id": [f"u{user}" for user in range(6)], "time_zone": ["UTC", "Asia/Tokyo", *["UTC"] * 4]}
+        {
+            "user_id": [f"u{user}" for user in range(6)],
+            "time_zone": ["UTC", "Asia/Tokyo", *["UTC"] * 4],
+            "consents": list(CONSENTS),
+        },
+        schema_overrides={"consents": pl.List(pl.String)},
     )
     made = None
     if decisions:
@@ -85,11 +102,13 @@ def tiny_log(catalog: Catalog, decisions: bool = False) -> Logs:
                 for number, event in enumerate(shown)
             ]
         )
-    return Logs(items=catalog.items, events=pl.DataFrame(events), decisions=made, users=users)
+    return Logs(
+        items=pl.concat([catalog.items, message_items()]), events=pl.DataFrame(events), decisions=made, users=users
+    )
 
 
-def build(run: Path, decisions: bool = False) -> Catalog:
-    """Write runs/X/{logs,catalog,policy/sft,policy/dpo,policy/ppo} with random weights; decisions as in `tiny_log`."""
+def build(run: Path, decisions: bool = False, adapters: tuple[str, ...] = ("dpo", "ppo")) -> Catalog:
+    """Write runs/X/{logs,catalog,policy/sft,policy/<adapter>} with random weights; decisions as in `tiny_log`."""
     catalog = tiny_catalog()
     catalog.save(run / "catalog")
     logs, settings = tiny_log(catalog, decisions), StoreSettings(buckets=4)
@@ -117,7 +136,7 @@ def build(run: Path, decisions: bool = False) -> Catalog:
     Vocabulary.of(tokenizer, catalog).save(base)
     policy = PolicySettings(preset="nano", catalog=catalog.version, slate_size=SLATE, history_length=12)
     (base / "policy.json").write_text(json.dumps(asdict(policy)))
-    for seed, name in enumerate(("dpo", "ppo")):
+    for seed, name in enumerate(adapters):
         torch.manual_seed(10 + seed)
         targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
         lora = LoraConfig(r=8, lora_alpha=16, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
