@@ -243,7 +243,7 @@ class Correspondence:
 
     def _read(self, store: LogStore, bucket: int, plans: Sequence[Path]) -> _Bucket:
         events = store.events(bucket).select(list(_EVENTS))
-        last = pl.int_range(pl.len()).over("user_id") >= pl.len().over("user_id") - KEPT_EVENTS
+        last = pl.int_range(pl.len()).reverse().over("user_id") < KEPT_EVENTS
         kept = events.filter(last | pl.col("action").is_in(LASTING))
         of_messages = pl.col("channel").is_not_null() | pl.col("slate").list.first().is_in(self.messages.implode())
         made = [store.decisions(bucket).select(list(_DECISIONS)).filter(of_messages)]

@@ -25,7 +25,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from data.errors import InputError
-from policy.serving.decide_message import decide_message
+from policy.serving.decide_message import decide_message, message_policies
 from policy.serving.experiments import Experiment, read_experiment
 from policy.serving.guard import Guard, refusal, watched
 from policy.serving.live import Live
@@ -167,6 +167,7 @@ def create_app(
         body = {
             "ready": up,
             "policies": dict(deployment.versions),
+            "message_policies": message_policies(service),
             "catalog": deployment.catalog.version,
             "experiment": service.traffic.experiment.name if service.traffic.experiment else None,
             "warnings": service.warnings(),

@@ -24,10 +24,12 @@ from data.ingest import append
 from data.readers import longplay
 from data.schema import polars_schema
 from data.store import LogStore, read_parquet, write_parquet
+from data.world.opportunities import HOLD_ID
 from policy.serving.segments import seal_abandoned, sealed_segments
 
 TABLES = ("decisions", "events")
 RECORD = "replayed.json"
+HOLD = {"item_id": HOLD_ID, "kind": "message", "title": "Send nothing", "tags": ["hold"]}
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,16 @@ def _gather(new: dict[str, list[Path]], catalog: Catalog, run: Path, place: Path
     place.mkdir(parents=True)
     known = LogStore(run / "logs").items()
     newer = catalog.items.join(known, on="item_id", how="anti").select(known.columns).cast(known.schema)
-    write_parquet(pl.concat([known, newer]), place / "items.parquet")
+    items = pl.concat([known, newer])
+    frames = {}
     for table, segments in new.items():
         empty = pl.DataFrame(schema=polars_schema(table))
-        frame = pl.concat([empty, *(read_parquet(segment) for segment in segments)]).sort("time")
+        frames[table] = pl.concat([empty, *(read_parquet(segment) for segment in segments)]).sort("time")
+    if HOLD_ID not in items["item_id"] and frames["decisions"]["slate"].list.contains(HOLD_ID).any():
+        # Asked for messages, a run that has none decides to hold, and that is a decision too.
+        items = pl.concat([items, pl.DataFrame([HOLD], schema=items.schema)])
+    write_parquet(items, place / "items.parquet")
+    for table, frame in frames.items():
         if table == "events" or frame.height:
             write_parquet(frame, place / f"{table}.parquet")
 

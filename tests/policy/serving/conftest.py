@@ -37,7 +37,7 @@ class RunningServer:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     pytest.importorskip("vllm", reason="vLLM is not installed (extra serve-cpu or serve)")
     run = tmp_path_factory.mktemp("served") / "run"
-    catalog = build(run)
+    catalog = build(run, adapters=("dpo", "messages", "ppo"))
     port, engine_port = free_port(), free_port()
     line = [sys.executable, "scripts/serve.py", "--run", str(run), "--port", str(port)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,9 @@ from policy.serving.keys import FILE, add_key
 from policy.serving.mailing import read_mailing
 from policy.serving.message_arguments import MessageArguments
 from policy.serving.replay import replay
-from policy.serving.segments import read_decision_log
+from policy.serving.segments import read_decision_log, rows_to_frame
 from policy.serving.service import GatewaySettings, Service
-from policy.serving.state import open_state
+from policy.serving.state import Mail, open_state
 from tests.policy.serving.test_gateway_alone import engine
 from tests.policy.serving.tiny_run import build
 
@@ -259,3 +260,24 @@ def test_a_replay_brings_decisions_back_as_they_were_made(opened: Opened) -> Non
         if message is not None:
             assert (channel, hour) == (("push", "email", "in_app").index(message["channel"]), message["local_hour"])
     assert len({answer["action"] for answer in answers}) == 2
+
+
+def test_what_is_decided_upon_is_what_the_log_will_say(deployment: Deployment, opened: Opened) -> None:
+    """The context of a decision, and the one that is made anew from the run's log, field by field."""
+    with opened() as gateway:
+        submit(gateway, *(opportunity(n, user_id=f"u{n + 3}") for n in range(3)), opportunity(3))
+        letters, known = gateway.service.correspondence, deployment.index.row_of
+        store = LogStore(gateway.service.deployment.run / "logs")
+        for user in ("u1", "u3", "u5"):
+            letter = letters.look(user, WHEN, Mail(), [], gateway.service.mailing.value, known, None)
+            row = {"decision_id": "m-1", "user_id": user, "time": WHEN.isoformat(), "surface": "other", "policy": "p@1"}
+            asked = rows_to_frame([{**row, "slate": ["hold"], "candidates": letter.candidates}], "decisions", "asked")
+            told = as_signals(letter.told.drop("time"), [user])
+            log = message_log(
+                store.events(), asked, store.users(), store.items(), WHEN, deployment.catalog.index_of, told
+            )
+            assert letter.contexts is not None
+            for field in fields(log.contexts):
+                ours, theirs = getattr(letter.contexts, field.name), getattr(log.contexts, field.name)
+                assert np.array_equal(ours, theirs, equal_nan=field.name in ("value", "gap_hours")), field.name
+            assert (log.contexts.item >= 0).any()

@@ -7,6 +7,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from data.artifacts import build
@@ -80,6 +81,21 @@ def test_one_command_closes_the_loop(run: Path) -> None:
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert "3 decisions, 3 events" in done.stdout.replace("\n", " ")
+
+
+def test_a_run_without_messages_keeps_its_decisions_to_hold(run: Path) -> None:
+    no_messages = LogStore(run / "logs").items().filter(pl.col("kind") != "message")
+    no_messages.write_parquet(run / "logs" / "items.parquet")
+    serve(run, 0, 2)
+    held = SegmentLog(run / "served" / "decisions", "decisions")
+    row = {"decision_id": "m-1", "user_id": "u1", "time": WHEN, "surface": "other", "policy": "hold@1"}
+    held.append([{**row, "slate": ["hold"], "propensity": 1.0, "arm": "holdout"}])
+    held.close()
+
+    assert replay(run, run / "served") == Replayed(3, 2)
+    after = LogStore(run / "logs")
+    assert after.decisions().filter(policy="hold@1")["slate"].to_list() == [["hold"]]
+    assert after.items().filter(item_id="hold")["kind"].to_list() == ["message"]
 
 
 def test_without_a_log_it_says_so(tmp_path: Path) -> None:

@@ -52,8 +52,9 @@ def test_the_server_says_that_it_is_ready_and_what_it_serves(server: RunningServ
     assert httpx.get(f"{server.url}/health").json() == {"status": "ok"}
     assert ready["ready"] is True
     assert ready["catalog"] == server.catalog.version
-    assert [model.id for model in client.models.list().data] == ["sft", "dpo", "ppo"]
-    assert list(ready["policies"]) == ["sft", "dpo", "ppo"]
+    assert [model.id for model in client.models.list().data] == ["sft", "dpo", "messages", "ppo"]
+    assert list(ready["message_policies"]) == ["messages", "rules_with_caps", "hold"]
+    assert list(ready["policies"]) == ["sft", "dpo", "messages", "ppo"]
     assert "/v1/recommendations" in httpx.get(f"{server.url}/openapi.json").json()["paths"]
     assert httpx.get(f"{server.url}/docs").status_code == 200
 
