@@ -38,9 +38,10 @@ from data.world.settings import CHANNELS
 from policy.messaging.offers import Offers, limits, told_to
 from policy.messaging.planned_day import MESSAGE_MOVES, Drawing, PlannedDay, Values, day_moves, decide, reward_values
 from policy.messaging.rules import NEVER, MessageRules, allowed, day_hours
+from policy.serving.segments import read_decision_log
 from rewards.messages import NAME, MessageReward
 
-PLANS = "plans"
+PLANS, SERVED = "plans", "served/decisions"
 REMEMBERED_DAYS = 29  # of earlier plans, which the log may not have yet
 
 
@@ -94,7 +95,7 @@ def stage(args: PlanArguments, values: Callable[[MessageRules], Values] | None =
             return None
         worth = reward_values(MessageReward.load(run / "rewards" / NAME), rules) if values is None else values(rules)
         offers, index = Offers.of(run, store.items(), args.live_days), Catalog.load(run / "catalog").index_of
-        earlier, parts = _earlier(run / PLANS, day), []
+        earlier, parts = _earlier(run, day), []
         for bucket in track(range(store.buckets), description=f"Weighing messages for {day}"):
             file = folder / "moves" / f"{bucket:04d}.parquet"
             if not file.is_file():
@@ -152,11 +153,14 @@ def _begun(folder: Path, settings: dict[str, object]) -> bool:
     return not planned
 
 
-def _earlier(plans: Path, day: date) -> pl.DataFrame | None:
-    """Decisions of the plans of the days before."""
+def _earlier(run: Path, day: date) -> pl.DataFrame | None:
+    """Decisions about messages that the log may not have yet: of the plans of the days before, and of a gateway."""
     days = [(day - timedelta(days=back)).isoformat() for back in range(1, REMEMBERED_DAYS)]
-    there = [read_parquet(file) for d in days if (file := plans / d / "decisions.parquet").is_file()]
-    return pl.concat(there) if there else None
+    there = [read_parquet(file) for d in days if (file := run / PLANS / d / "decisions.parquet").is_file()]
+    if (run / SERVED).is_dir():
+        held = pl.col("slate") == pl.lit([HOLD_ID], dtype=pl.List(pl.String))
+        there.append(read_decision_log(run / SERVED).filter(pl.col("channel").is_not_null() | held))
+    return pl.concat(there, how="diagonal_relaxed") if there else None
 
 
 def _asked(

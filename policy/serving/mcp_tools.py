@@ -1,4 +1,4 @@
-"""The same verbs for an assistant, as MCP tools at /mcp: recommend, steer, why, search_catalog, feedback.
+"""The same verbs for an assistant, as MCP tools at /mcp: recommend, steer, why, search_catalog, feedback, message.
 
 Any MCP client can use them over streamable HTTP. They do what the routes do, through the same code: decisions made by
 an assistant are logged like any other, and what it says cannot leave the catalog. Only `why` is a replica's own: it
@@ -17,6 +17,8 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
 
 from data.errors import InputError
+from policy.serving.decide_message import decide_message
+from policy.serving.message_requests import MessageRequest
 from policy.serving.messages import FeedbackRequest, RecommendationRequest, RecommendationResponse
 from policy.serving.recommend import recommend as answer
 from policy.serving.service import Refusal, Service
@@ -42,10 +44,13 @@ def mcp_server(service: Service) -> MCPServer:
         except (Refusal, InputError) as error:
             raise ValueError(str(error)) from error
         said = made.model_dump(mode="json")
-        decided[made.decision_id] = {"user_id": request.user_id, "steer": request.steer, **said}
+        remember({"user_id": request.user_id, "steer": request.steer, **said})
+        return said
+
+    def remember(made: dict[str, Any]) -> None:
+        decided[made["decision_id"]] = made
         while len(decided) > _REMEMBERED:
             decided.popitem(last=False)
-        return said
 
     @server.tool()
     async def recommend(user_id: str, k: int | None = None, kinds: list[str] | None = None) -> dict[str, Any]:
@@ -56,6 +61,17 @@ def mcp_server(service: Service) -> MCPServer:
     async def steer(user_id: str, words: str, k: int | None = None) -> dict[str, Any]:
         """A slate for what the listener asks for in words, such as "something calmer, maybe a podcast"."""
         return await decide({"user_id": user_id, "steer": words, "k": k})
+
+    @server.tool()
+    async def message(user_id: str) -> dict[str, Any]:
+        """Whether to write to a listener now, what, by which channel and when. It counts towards caps: do send it."""
+        try:
+            made = await decide_message(service, MessageRequest.model_validate({"user_id": user_id}))
+        except (Refusal, InputError) as error:
+            raise ValueError(str(error)) from error
+        said = made.model_dump(mode="json")
+        remember({"user_id": user_id, "steer": None, "move": made.action, "predicted": None, **said})
+        return said
 
     @server.tool()
     async def why(decision_id: str) -> dict[str, Any]:

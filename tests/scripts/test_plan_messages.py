@@ -22,6 +22,7 @@ from data.world.message_record import SIGNALS
 from policy.messaging.planned_day import HOLDOUT, Values
 from policy.messaging.rules import MessageRules
 from policy.messaging.violations import KINDS, faults, standing, violations
+from policy.serving.decision_log import SegmentLog
 from scripts import plan_messages
 from scripts.plan_messages import PlanArguments, stage
 from tests.data.message_world import played
@@ -146,6 +147,23 @@ def test_who_has_a_decision_in_the_log_on_that_day_gets_no_second(run: Path, tmp
     logged = set(made.filter(pl.col("time").dt.date() == day)["user_id"]) & set(zone)
     assert logged
     assert not logged & set(planned.decisions["user_id"])
+
+
+def test_what_a_gateway_decided_counts_before_it_is_replayed(run: Path, tmp_path: Path) -> None:
+    folder = copy_of(run, tmp_path / "run")
+    first = stage(arguments(copy_of(run, tmp_path / "alone"), live_days=9.0), by_signal)
+    assert first is not None
+    sends = first.decisions.head(2).with_columns(decision_id=pl.format("m-{}", "user_id"), policy=pl.lit("messages@1"))
+    one, other = sends.with_columns(slate=pl.lit(["m-offer"])).to_dicts()
+    served = SegmentLog(folder / "served" / "decisions", "decisions")
+    served.append([{**one, "channel": "push", "surface": "push", "send_at": one["time"]}])
+    served.append([{**other, "slate": ["hold"], "channel": None, "surface": "other", "send_at": None}])
+    served.close()
+    planned = stage(arguments(folder, live_days=9.0), by_signal)
+    assert planned is not None
+    both = set(sends["user_id"])
+    assert both <= set(first.decisions["user_id"])
+    assert not both & set(planned.decisions["user_id"])
 
 
 @pytest.mark.parametrize(

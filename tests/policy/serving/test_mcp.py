@@ -33,7 +33,10 @@ async def use(url: str) -> dict[str, Any]:
         found["heard"] = await call(
             "feedback", user_id="assistant", action="like", item_id=shown, decision_id=found["slate"]["decision_id"]
         )
+        found["message"] = await call("message", user_id="nobody-known")
+        found["why_held"] = await call("why", decision_id=found["message"]["decision_id"])
         found["wrong"] = [
+            await call("message", user_id=""),
             await call("recommend", user_id="u5", k=99),
             await call("recommend", user_id="u5", kinds=["opera"]),
             await call("feedback", user_id="u5", action="explode", item_id=shown),
@@ -45,15 +48,17 @@ async def use(url: str) -> dict[str, Any]:
 def test_an_assistant_can_do_what_a_product_can(server: RunningServer) -> None:
     found = asyncio.run(use(server.url))
 
-    assert found["tools"] == {"recommend", "steer", "why", "search_catalog", "feedback"}
+    assert found["tools"] == {"recommend", "steer", "why", "search_catalog", "feedback", "message"}
     assert [item["kind"] for item in found["slate"]["items"]] == ["podcast"] * 3
     assert found["why"]["asked"] == "something calmer"
     assert found["why"]["probability"] == found["steered"]["propensity"]
     assert len(found["why"]["listener_lately"]) == 5
     assert "item-17" in json.dumps(found["items"])
     assert found["heard"] == {"accepted": 1}
+    assert (found["message"]["action"], found["message"]["message"]) == ("hold", None)  # who has agreed to nothing
+    assert (found["why_held"]["steer_token"], found["why_held"]["probability"]) == ("hold", 1.0)
     assert all(str(said).startswith("error: ") for said in found["wrong"])
     logged = read_decision_log(server.run / "served" / "decisions")
-    assert {found["slate"]["decision_id"], found["steered"]["decision_id"]} <= set(logged["decision_id"])
+    assert {found[name]["decision_id"] for name in ("slate", "steered", "message")} <= set(logged["decision_id"])
     liked = read_event_log(server.run / "served" / "events").filter(user_id="assistant")
     assert liked["decision_id"].to_list() == [found["slate"]["decision_id"]]

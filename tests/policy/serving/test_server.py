@@ -219,7 +219,7 @@ def test_feedback_changes_the_next_prompt(server: RunningServer, rescore: Rescor
         ({"k": 0}, "k: "),
         ({"k": 21}, "k: "),
         ({"k": "many"}, "k: "),
-        ({"policy": "grpo"}, "unknown policy 'grpo': this server has sft, dpo, ppo"),
+        ({"policy": "grpo"}, "unknown policy 'grpo': this server has sft, dpo, messages, ppo"),
         ({"surface": "moon"}, "unknown surface 'moon'"),
         ({"kinds": ["opera"]}, "the catalog has no 'opera'"),
         ({"k": 20, "kinds": ["track"], "blocked": ["item-00"]}, "only 19 of the catalog's 60 items are eligible"),
