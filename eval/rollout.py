@@ -169,7 +169,8 @@ def world_json(rollouts: Sequence[Rollout]) -> Json:
     """The `world` part of report.json.
 
     policies.<name>.<metric>.{mean, lo, hi}; paired_vs_<reference>.<name>.<metric>.{diff, lo, hi} over listeners, with
-    {seeds_lo, seeds_hi, by_seed} where there are several seeds; gap_closed.<name>.{share, lo, hi}.
+    {seeds_lo, seeds_hi, by_seed} where there are several seeds, and the same against the starting policy (today's);
+    gap_closed.<name>.{share, lo, hi}.
     """
     check_same_shape(rollouts)
     settings = rollouts[0].settings
@@ -184,10 +185,9 @@ def world_json(rollouts: Sequence[Rollout]) -> Json:
         },
         "gap_closed": {name: {"share": i.value, "lo": i.lo, "hi": i.hi} for name, i in gap_closed(rollouts).items()},
     }
-    if settings.reference in names:
-        result[f"paired_vs_{settings.reference}"] = {
-            name: paired_json(rollouts, name, settings.reference) for name in names if name != settings.reference
-        }
+    for other in dict.fromkeys((settings.reference, settings.start)):
+        if other in names:
+            result[f"paired_vs_{other}"] = {name: paired_json(rollouts, name, other) for name in names if name != other}
     return result
 
 

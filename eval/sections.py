@@ -251,7 +251,7 @@ def _logged_positions(judged: Judged, decisions: Decisions, seed: int) -> NDArra
 
 
 def listener_slates(judged: Judged, count: int, seed: int, length: int = 6) -> list[ListenerSlates]:
-    """What a few listeners had done, and each policy's likeliest slate beside the one that was logged.
+    """What a few listeners had done, and a slate of each policy, drawn as in service, beside the one that was logged.
 
     The first one asked for something in words, where anybody did.
     """
@@ -265,7 +265,7 @@ def listener_slates(judged: Judged, count: int, seed: int, length: int = 6) -> l
     shown: dict[str, NDArray[np.int32]] = {"logging": decisions.slate}
     for name, spoken in judged.speakers.items():
         known = contexts(judged.histories, decisions, spoken.settings.history_length)
-        shown[name], _ = LanguageModelPolicy(name, spoken, temperature=0.0).choose(known, np.random.default_rng(seed))
+        shown[name], _ = LanguageModelPolicy(name, spoken).choose(known, np.random.default_rng(seed))
     return [
         ListenerSlates(
             listener=judged.histories.user_ids[int(decisions.user[row])],

@@ -101,7 +101,8 @@ def verdict(
             f"{ess_users:.0f} effective users of {users:,} (at least {settings.min_effective_users:.0f} needed)"
         )
     if abs(mean.value - 1.0) > max(settings.max_mean_weight_errors * mean.se, settings.mean_weight_tolerance):
-        reasons.append(f"mean weight {mean.value:.3g} where 1 is due (standard error {mean.se:.2g})")
+        size = "below 0.001" if mean.value < 0.001 else f"{mean.value:.3g} (standard error {mean.se:.2g})"
+        reasons.append(f"mean weight {size} where 1 is due")
     if outside_at_least > settings.max_off_support:
         reasons.append(f"{outside:.0%} of the new policy's choices are slates this log never shows")
     needed = users_needed(tally, users, ess_users, outside, settings.min_effective_users)

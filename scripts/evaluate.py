@@ -189,7 +189,7 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
             slates = listener_slates(judged, 6, seed)
             shown = shown_by(judged, rollout, rounds, seed)
             fairness = fairness_section(judged, shown, rollout)
-        with clock.lap("the Pareto front"):
+        with clock.lap("pareto front"):
             pareto = pareto_section(judged, reward, PARETO_DECISIONS, seed)
         progress.update(task, description="habit in the log")
         with clock.lap("habit"):

@@ -78,6 +78,15 @@ def of_world(report: Report, name: str) -> Answer:
             f"{interval(HEADLINE, gap['lo'], gap['hi'], True)}" + seeds_words(gap) + ".",
         )
     ]
+    today = world.get("paired_vs_logging", {}).get(name, {}).get(HEADLINE)
+    if today:
+        points.append(
+            point(
+                "Against today",
+                f"{written(HEADLINE, today['diff'], True)} active days of 28 per listener over the policy that wrote "
+                f"the log ({interval(HEADLINE, today['lo'], today['hi'], True)}).",
+            )
+        )
     returned = world["paired_vs_sft"][name].get("returned_7d")
     if returned:
         points.append(
@@ -89,6 +98,7 @@ def of_world(report: Report, name: str) -> Answer:
         )
     points.append(point("What it costs in clicks", cost_in_clicks(world, name)))
     points += cost_in_variety(report, name)
+    points += next_item(report, name)
     if name in world.get("gap_closed", {}):
         closed = world["gap_closed"][name]
         points.append(
@@ -139,13 +149,23 @@ def cost_in_variety(report: Report, name: str) -> list[dict[str, str]]:
     ours, today = (shown.get(policy, {}).get("effective_items") for policy in (name, "logging"))
     if not ours or not today:
         return []
-    says = f"its showings are as varied as {number(ours)} items shown equally often, today's as {number(today)}."
+    says = f"its showings are as varied as {ours:,.0f} items shown equally often, today's as {today:,.0f}."
     by_tenth = report.get("fairness", {}).get("by_tenth", {})
     if name in by_tenth and "logging" in by_tenth:
         first, now = by_tenth[name][0], by_tenth["logging"][0]
         says += f" The most taken tenth of {report['fairness']['ranked']} gets {percent(first, 0)} of them, today "
         says += f"{percent(now, 0)}."
     return [point("What it costs in variety", says)]
+
+
+def next_item(report: Report, name: str) -> list[dict[str, str]]:
+    """How often it has the next item among its ten, beside SFT: what tuning for return is often paid for with."""
+    ours, before = (report.get("ranking", {}).get(policy, {}).get("hr@10") for policy in (name, "sft"))
+    if ours is None or before is None:
+        return []
+    label = policy_style(name).label
+    says = f"{label} has what a listener took next among its ten in {percent(ours)} of cases, SFT in {percent(before)}."
+    return [point("Knowing what comes next", says)]
 
 
 def seeds_words(gap: Report) -> str:

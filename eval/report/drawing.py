@@ -11,6 +11,7 @@ from html import escape
 
 WIDTH = 360.0
 INK, MUTED, GRID, PAPER = "#1b2330", "#5b6470", "#dfe3e8", "#ffffff"
+HALF_A_CROSS = ((-0.45, -1.25), (0.45, -1.25), (0.45, -0.45), (1.25, -0.45), (1.25, 0.45), (0.45, 0.45))
 
 
 class Drawing:
@@ -55,7 +56,7 @@ class Drawing:
             self._parts.append(f'<polygon points="{way}" fill="{colour}" fill-opacity="{opacity:g}"/>')
 
     def marker(self, x: float, y: float, shape: str, colour: str, size: float = 4.5, hollow: bool = False) -> None:
-        """A circle, square, diamond, triangle or star, so that colour is never the only difference."""
+        """A circle, square, diamond, triangle (up or down), cross or star: colour is never the only difference."""
         fill = PAPER if hollow else colour
         style = f'fill="{fill}" stroke="{colour if hollow else PAPER}" stroke-width="{1.6 if hollow else 1:g}"'
         if shape == "circle":
@@ -65,6 +66,8 @@ class Drawing:
             "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
             "diamond": [(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)],
             "triangle": [(0, -1.25), (1.15, 0.9), (-1.15, 0.9)],
+            "down": [(0, 1.25), (1.15, -0.9), (-1.15, -0.9)],
+            "cross": [(dx * turn, dy * turn) for turn in (1, -1) for dx, dy in HALF_A_CROSS],
         }.get(shape)
         if corners is None:  # a star
             corners = [

@@ -3,6 +3,7 @@
 Paths that other programs may rely on:
     world.policies.<name>.<metric>.{mean, lo, hi}
     world.paired_vs_sft.<name>.<metric>.{diff, lo, hi}     (several seeds add seeds_lo, seeds_hi, by_seed)
+    world.paired_vs_logging.<name>.<metric>.{diff, lo, hi} the same, against today's policy
     world.gap_closed.<name>.{share, lo, hi}
     rewards.heads.<label>.{auc or c_index, baseline, ece}
     ope.<policy>.<estimator>.{value, lo, hi, ess, refused}      ope_about.{support, overlap, checks, ...}
@@ -22,6 +23,7 @@ Paths that other programs may rely on:
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -104,7 +106,7 @@ def report_numbers(inputs: ReportInputs) -> Json:
     if inputs.messages is not None:
         report["messages"] = messages_json(inputs.messages)
     if inputs.slates:
-        report["slates"] = [slates_json(listener) for listener in inputs.slates]
+        report["slates"] = slates_json(inputs.slates)
     if inputs.missing:
         report["missing"] = [asdict(missing) for missing in inputs.missing]
     if inputs.notes:
@@ -162,15 +164,27 @@ def ranking_json(result: RankingResult) -> Json:
     return found
 
 
-def slates_json(listener: ListenerSlates) -> Json:
-    """One listener's history and slates."""
-    return {
-        "listener": listener.listener,
-        "moment": listener.moment,
-        "says": listener.says,
-        "history": [item_json(item) for item in listener.history],
-        "slates": {policy: [item_json(item) for item in slate] for policy, slate in listener.slates.items()},
-    }
+def slates_json(listeners: Sequence[ListenerSlates]) -> list[Json]:
+    """Each listener's history and slates; each item of a slate with how many of these people the policy has it for."""
+    among = Counter(
+        (policy, shown)
+        for listener in listeners
+        for policy, slate in listener.slates.items()
+        for shown in {(item.title, item.creator) for item in slate}
+    )
+    return [
+        {
+            "listener": listener.listener,
+            "moment": listener.moment,
+            "says": listener.says,
+            "history": [item_json(item) for item in listener.history],
+            "slates": {
+                policy: [item_json(item) | {"listeners": among[policy, (item.title, item.creator)]} for item in slate]
+                for policy, slate in listener.slates.items()
+            },
+        }
+        for listener in listeners
+    ]
 
 
 def item_json(item: ShownItem) -> Json:

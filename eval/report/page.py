@@ -49,7 +49,6 @@ def render(report: Report) -> str:
         "sentence": lambda text: text[:1].upper() + text[1:],
         "frequency_range": frequency_range,
         "habit_value": lambda value, name: writer(MEASURES[name])(value),
-        "about_metric": about_metric,
         "plus4": lambda value: words.signed(words.fixed(value, 4)),
     }
     room = files("eval.report")
@@ -67,6 +66,7 @@ def render(report: Report) -> str:
         weights_words=WEIGHTS_WORDS,
         changes=changes(report),
         baselines=baselines(report),
+        advantages=advantages(report),
         fairness_words=fairness_words(report),
         segment_words=SEGMENTS,
     )
@@ -81,11 +81,19 @@ WEIGHTS_WORDS = {
 }
 
 
-def about_metric(name: str) -> str:
-    """A number's name in words: what comes before a colon may be a metric."""
-    head, colon, rest = name.partition(": ")
-    known = words.METRICS.get(head) if colon else None
-    return f"{known.label}: {rest}" if known else name.replace("_", " ")
+Advantages = tuple[tuple[str, ...], list[tuple[str, tuple[float | None, ...]]]]
+
+
+def advantages(report: Report) -> list[Advantages]:
+    """The advantage's numbers as tables, (columns, [(row, values)]): "what: measure" in a table of such measures."""
+    by_row: dict[str, dict[str, float | None]] = {}
+    for name, value in report.get("rewards", {}).get("advantage", {}).items():
+        what, _, measure = name.partition(": ")
+        by_row.setdefault(what, {})[measure] = value
+    tables: dict[tuple[str, ...], list[tuple[str, tuple[float | None, ...]]]] = {}
+    for what, measures in by_row.items():
+        tables.setdefault(tuple(measures), []).append((words.metric(what).label, tuple(measures.values())))
+    return list(tables.items())
 
 
 def baselines(report: Report) -> list[str]:

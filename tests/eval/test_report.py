@@ -199,6 +199,36 @@ def test_the_answer_says_what_a_gain_costs_in_variety(inputs: ReportInputs) -> N
     assert f"gets {percent(report['fairness']['by_tenth']['ppo'][0], 0)} of them" in says
 
 
+def test_the_answer_sets_the_policy_beside_todays_and_says_what_it_forgot(inputs: ReportInputs) -> None:
+    report = report_numbers(inputs)
+    points = {point["what"]: point["says"] for point in report["answer"]["points"]}
+    people = inputs.world.rollouts[0].metrics
+    gap = people["ppo"]["active_days_28"] - people["logging"]["active_days_28"]
+    assert points["Against today"].startswith(f"{written('active_days_28', float(gap.mean()), True)} active days of 28")
+    assert "in 5.1% of cases, SFT in 6.6%" in points["Knowing what comes next"]
+
+
+def test_an_item_that_everybody_gets_is_marked(inputs: ReportInputs) -> None:
+    first, second, third = inputs.slates
+    own = replace(second, slates={**second.slates, "ppo": [ShownItem("Her Own", "Mira Holt")]})
+    report = report_numbers(replace(inputs, slates=[first, own, third]))
+    assert [item["listeners"] for item in report["slates"][0]["slates"]["ppo"]] == [2, 2, 2]
+    page = render(report)
+    assert "Her Own<small>" in page
+    assert 'Harbour Lights <span class="same">to 2 of 3</span>' in page
+    assert 'Instant Hit <span class="same">to all 3</span>' in page
+
+
+def test_several_reasons_to_refuse_are_one_box(inputs: ReportInputs) -> None:
+    ppo = inputs.off_policy.values["ppo"]
+    thin = replace(ppo, support=replace(ppo.support, refused="not supported by this log: 3 effective users"))
+    both = replace(inputs.off_policy, values={"ppo": ppo, "dpo": thin})
+    page = render(report_numbers(replace(inputs, off_policy=both)))
+    assert page.count('<div class="refused">') == 1
+    assert "PPO, DPO: no value</b> This is no verdict" in page
+    assert "<li>DPO: not supported by this log: 3 effective users.</li>" in page
+
+
 def test_what_a_log_lacks_comes_first_unless_a_world_knows_more(inputs: ReportInputs) -> None:
     lacking = replace(inputs, missing=(Missing("candidates", "every item could have been shown"),))
     page = render(report_numbers(lacking))
