@@ -112,6 +112,9 @@ def _numbers(table: pl.DataFrame, name: str, path: Path, may_be_empty: bool = Fa
             f"{path}: {name} is {values[row]} for decision {table[DECISION][row]!r}; "
             "give the natural log of a probability, 0 or below"
         )
+    known = values.drop_nulls()
+    if len(known) and (known > 0).all():  # all within the slack, as those of long slates are
+        raise InputError(f"{path}: every value of {name} is above 0: these are probabilities; give their natural logs")
     return values
 
 

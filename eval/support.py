@@ -102,7 +102,9 @@ def verdict(
         )
     if abs(mean.value - 1.0) > max(settings.max_mean_weight_errors * mean.se, settings.mean_weight_tolerance):
         size = "below 0.001" if mean.value < 0.001 else f"{mean.value:.3g} (standard error {mean.se:.2g})"
-        reasons.append(f"mean weight {size} where 1 is due")
+        # Of probabilities that sum to one over all slates, no more than one can lie on those that a log shows.
+        excess = "; above 1 the new policy's probabilities sum to more than they may" if mean.value > 1.0 else ""
+        reasons.append(f"mean weight {size} where 1 is due{excess}")
     if outside_at_least > settings.max_off_support:
         reasons.append(f"{outside:.0%} of the new policy's choices are slates this log never shows")
     needed = users_needed(tally, users, ess_users, outside, settings.min_effective_users)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 import tea_tasting as tt
 from scipy.stats import norm
@@ -91,8 +92,9 @@ def effect_of_users(
         users.select("arm", *columns), "arm", has_count=True, mean_cols=columns, var_cols=columns, cov_cols=pairs
     )
     control, treatment = aggregates[arms[0]], aggregates[arms[1]]
-    found = _analyse(covariate, reading.alpha, control, treatment)
-    plain = _analyse(covariate, reading.alpha, control, treatment, use_t=False)
+    with np.errstate(invalid="ignore"):  # of what does not vary, which is told below
+        found = _analyse(covariate, reading.alpha, control, treatment)
+        plain = _analyse(covariate, reading.alpha, control, treatment, use_t=False)
     se = (plain.effect_size_ci_upper - plain.effect_size) / float(norm.isf(reading.alpha / 2))
     if not math.isfinite(se) or se <= 1e-12 * max(abs(found.control), abs(found.treatment), 1e-300):
         raise InputError(f"metric {name}: does not vary between users, so there is nothing to compare")

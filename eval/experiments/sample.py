@@ -65,6 +65,8 @@ def sample_of(
         raise InputError(
             f"experiment: {twice.height} users are in two arms (first {first!r}): leave them out, and look why"
         )
+    if rows.is_empty():
+        raise InputError("experiment: the table has no rows: give one row per user, or several")
     counted = dict(rows.group_by(arm).agg(pl.col(user).n_unique()).iter_rows())
     named = sorted(counted) if arms is None else list(arms)
     for name in named:

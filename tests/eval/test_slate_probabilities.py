@@ -172,6 +172,7 @@ def test_the_outcome_is_one_that_the_log_carries(logged: Logged) -> None:
         (pl.lit("d").alias("decision_id"), "is there twice"),
         (pl.lit(0.7).alias("bolder"), "bolder is 0.7 .* 0 or below"),
         (pl.lit(float("nan")).alias("bolder"), "bolder is nan"),
+        (pl.col("bolder").exp(), "every value of bolder is above 0: these are probabilities"),
         (pl.lit(None, pl.Float64).alias("bolder"), "bolder is None"),
         (pl.lit("high").alias("bolder"), "bolder holds String"),
         (pl.lit(-1.0).alias("bolder_position_9"), "without a gap"),

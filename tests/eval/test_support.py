@@ -38,6 +38,14 @@ def test_no_overlap_is_refused_with_reason_remedy_and_effective_size() -> None:
         assert "serve about" in estimate.refused
 
 
+def test_probabilities_that_sum_to_more_than_one_are_called_that() -> None:
+    log = log_with(shift=1.0)
+    doubled = LoggedRounds(log.log_p_log, np.minimum(log.log_p_new + 1.0, 0.0), log.reward, log.user)
+    refused = off_policy_value(doubled, OffPolicySettings()).support.refused
+    assert refused is not None
+    assert "probabilities sum to more than they may" in refused
+
+
 def test_a_slate_policy_far_from_the_log_is_refused() -> None:
     """Whole slates drift apart by a few nats each: a handful of rounds would decide, so no value is given."""
     rng = np.random.default_rng(1)

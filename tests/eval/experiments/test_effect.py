@@ -174,6 +174,7 @@ def broken(**columns: pl.Expr) -> pl.DataFrame:
         (broken(back=pl.lit(False)), SURVIVAL + " estimand=hazard_ratio", "no event in the control arm"),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_bad_values_are_one_clear_error(rows: pl.DataFrame, line: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
         effect(sample_of(rows, "user_id", "arm"), parse_metric(line), "treatment")
@@ -183,6 +184,7 @@ def test_bad_values_are_one_clear_error(rows: pl.DataFrame, line: str, says: str
     ("rows", "named", "says"),
     [
         (broken(arm=pl.lit("control")), None, "one arm only"),
+        (broken().head(0), None, "the table has no rows"),
         (broken(arm=pl.lit(None, pl.String)), None, "is empty in row 0"),
         (broken(user_id=pl.lit("me")), None, "users are in two arms"),
         (broken(user_id=pl.col("arm")), None, "has 1 user; a variance"),
