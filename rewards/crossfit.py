@@ -37,6 +37,7 @@ from rewards.reactions import Channels
 from rewards.sequences import Batch, batches
 from rewards.slices import BackTest, SliceSettings, back_test
 from rewards.stack import Foretold, fit_stack
+from rewards.steps import streamed
 from rewards.taste import fit_tastes
 from rewards.training import TrainSettings, Watched, fit, states
 from rewards.trunk import Inputs, TrunkSettings
@@ -116,7 +117,7 @@ def train_rewards(
     )
     sides = [trained_on[half[decisions.user[trained_on]] == side] for side in (0, 1)]
     plans = [_plan(histories, decisions, rows, settings) for rows in sides]
-    steps = sum(settings.train.epochs * max(len(plan) // accelerator.num_processes, 1) for plan in plans)
+    steps = settings.train.epochs * sum(len(plan) for plan in plans)
     with Progress(transient=True, disable=not accelerator.is_main_process) as progress:
         task = progress.add_task("reward model", total=steps)
         for side, plan in enumerate(plans):
@@ -133,16 +134,10 @@ def train_rewards(
                 fit_tastes(histories, content[:, : shape.directions], _played(histories, half == side, test.cut))
             )
             tasted.append(replace(inputs, taste=network.tastes(histories, decisions)))
-            fit(
-                network,
-                tasted[-1],
-                known,
-                plan,
-                settings.train,
-                seed + side,
-                accelerator,
-                _watched(along, side, accelerator.is_main_process, lambda: progress.advance(task)),
-            )
+            watched = _watched(along, side, accelerator.is_main_process, lambda: progress.advance(task))
+            place = None if along is None else along / f"half{side}.steps"
+            with streamed(place, tasted[-1], known, plan, seed + side, accelerator) as streaming:
+                fit(network, streaming, settings.train, seed + side, accelerator, watched)
             networks.append(network)
         clock.lap("networks")
         encoded = [states(n, seen, everything, len(decisions)) for n, seen in zip(networks, tasted, strict=True)]

@@ -2,7 +2,8 @@
 
 One step is one batch of windows, each read once and scored at all of its decisions, so an epoch costs interactions,
 not decisions times history. Under several ranks a step is the same batch, its windows shared out among them, and the
-gradients add up to those of the whole: but for dropout, more ranks give the same losses and the same weights.
+gradients add up to those of the whole: but for dropout, more ranks give the same losses and the same weights. Steps are
+streamed from Parquet (`rewards.steps`).
 """
 
 import logging
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from rewards.network import Known, Network
 from rewards.sequences import Batch
+from rewards.steps import Steps
 from rewards.trunk import Inputs
 
 log = logging.getLogger(__name__)
@@ -58,9 +60,7 @@ UNWATCHED = Watched()
 
 def fit(
     network: Network,
-    inputs: Inputs,
-    known: Known,
-    plan: Sequence[Batch],
+    steps: Steps,
     settings: TrainSettings,
     seed: int,
     accelerator: Accelerator,
@@ -71,7 +71,7 @@ def fit(
     The same seed and number of ranks give the same bytes, whether training was interrupted between or not.
     """
     ranks, rank = accelerator.num_processes, accelerator.process_index
-    total = max(settings.epochs * len(plan), 1)
+    total = max(settings.epochs * len(steps), 1)
     decay = [p for name, p in network.named_parameters() if p.dim() > 1 and not name.endswith("free.weight")]
     free = [p for name, p in network.named_parameters() if name.endswith("free.weight")]
     rest = [p for p in network.parameters() if p.dim() <= 1]
@@ -94,22 +94,20 @@ def fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, pace)
     step_module = _Step(network, settings)
     prepared, optimizer = accelerator.prepare(step_module, optimizer)
-    order = np.random.default_rng(seed)
     torch.manual_seed(seed)  # dropout; the same on every rank, whose windows differ
-    key = f"{asdict(settings)} seed {seed} ranks {ranks} batches {[len(batch.decision) for batch in plan]}"
+    key = f"{asdict(settings)} seed {seed} ranks {ranks} steps {steps.sizes}"
     done = _resume(watched.checkpoint, key, network, optimizer, schedule)
     prepared.train()
     sums = dict.fromkeys(PARTS, 0.0)
     for epoch in range(settings.epochs):
-        shuffled = order.permutation(len(plan))
         if epoch < done:
-            for _ in plan:
+            for _ in range(len(steps)):
                 watched.advance()
             continue
         sums = dict.fromkeys(PARTS, 0.0)
-        for step, at in enumerate(shuffled.tolist()):
-            batch = plan[at].part(rank, ranks)
-            loss, parts = prepared(inputs, batch, known.take(batch.decision), known.take(plan[at].decision), ranks)
+        for number, step in enumerate(steps.epoch(seed, epoch)):
+            batch = step.batch.part(rank, ranks)
+            loss, parts = prepared(step.inputs, batch, step.known.take(batch.decision), step.known, ranks)
             optimizer.zero_grad(set_to_none=True)
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(prepared.parameters(), settings.clip)
@@ -117,8 +115,8 @@ def fit(
             schedule.step()
             losses = accelerator.reduce(torch.stack([parts.get(name, loss.new_zeros(())) for name in PARTS]), "sum")
             for name, value in zip(PARTS, losses.tolist(), strict=True):
-                sums[name] += value / len(plan)
-            watched.track(epoch * len(plan) + step, dict(zip(PARTS, losses.tolist(), strict=True)))
+                sums[name] += value / len(steps)
+            watched.track(epoch * len(steps) + number, dict(zip(PARTS, losses.tolist(), strict=True)))
             watched.advance()
         if watched.checkpoint is not None and accelerator.is_main_process:
             _keep(watched.checkpoint, key, epoch + 1, network, optimizer)

@@ -4,9 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.launchers import debug_launcher
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file, save_file
 
 from rewards.crossfit import _known, item_coordinates
 from rewards.event_file import EventFile, crc32c
@@ -14,7 +18,8 @@ from rewards.network import Known, Network, Shape
 from rewards.reactions import Channels
 from rewards.sequences import Batch, batches
 from rewards.slices import SliceSettings, back_test
-from rewards.training import Watched, _Step, fit
+from rewards.steps import BUFFER, streamed, write_steps
+from rewards.training import PARTS, Watched, _Step, fit, states
 from rewards.trunk import Inputs, TrunkSettings
 from tests.rewards.made_up_log import SMALL, MadeUp
 
@@ -62,12 +67,90 @@ def test_what_the_ranks_learn_from_their_parts_adds_up_to_the_whole_batch(task: 
         torch.testing.assert_close(gradient(ranks), whole, atol=1e-5, rtol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def short_steps(task: tuple, small_log: MadeUp) -> list[Batch]:
+    """The same decisions in more and smaller steps."""
+    rows = np.sort(np.concatenate([batch.decision for batch in task[3]]))
+    return list(batches(small_log.histories, small_log.decisions, rows, 16, 48))
+
+
+def test_a_step_from_parquet_is_the_batch_it_was_written_from(
+    task: tuple, short_steps: list[Batch], tmp_path: Path
+) -> None:
+    network, inputs, known, _ = task
+    steps = write_steps(tmp_path / "steps", inputs, known, short_steps, 0)
+    made = network(0.0)
+
+    @torch.no_grad()
+    def losses(inputs: Inputs, batch: Batch, known: Known) -> tuple[int, dict[str, float]]:
+        parts = made.losses(made(inputs, batch), known)
+        return len(batch.decision), {name: float(value) for name, value in parts.items()}
+
+    expected = [losses(inputs, batch, known.take(batch.decision)) for batch in short_steps]
+    found = [losses(step.inputs, step.batch, step.known) for step in steps.epoch(0, 0)]
+    assert len(steps.files) > 1
+    assert sorted(map(str, found)) == sorted(map(str, expected))
+
+
+def test_epochs_differ_in_order_and_a_seed_repeats_them(task: tuple, short_steps: list[Batch], tmp_path: Path) -> None:
+    _, inputs, known, _ = task
+    steps = write_steps(tmp_path / "steps", inputs, known, short_steps, 0)
+
+    def order(seed: int, epoch: int) -> list[int]:
+        return [int(step.known.slate.sum()) for step in steps.epoch(seed, epoch)]
+
+    assert order(0, 1) == order(0, 1)
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+    assert sorted(order(0, 0)) == sorted(order(1, 1))
+
+
+def test_what_is_held_does_not_grow_with_the_log(task: tuple, short_steps: list[Batch], tmp_path: Path) -> None:
+    _, inputs, known, _ = task
+
+    def held(times: int) -> int:
+        steps = write_steps(tmp_path / str(times), inputs, known, short_steps * times, 0)
+        assert len(steps) > 2 * BUFFER
+        return max(pa.total_allocated_bytes() for _ in steps.epoch(0, 0))
+
+    fewest = 1 + 2 * BUFFER // len(short_steps)
+    assert held(2 * fewest) < 1.2 * held(fewest)
+
+
+@pytest.mark.nightly
+def test_two_ranks_have_the_losses_of_one_and_foretell_the_same(task: tuple, tmp_path: Path) -> None:
+    """A real group of two processes, which share the steps on disk and every batch's windows."""
+    network, inputs, known, plan = task
+
+    def train(kept: Path) -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)  # a fork believes that it is alone
+        accelerator = Accelerator(cpu=True)
+        made = network(0.0)
+        seen: list[list[float]] = []
+        watched = Watched(track=lambda step, losses: seen.append([losses[name] for name in PARTS]))
+        with streamed(tmp_path / "steps", inputs, known, plan, 0, accelerator) as steps:
+            fit(made, steps, SETTINGS, 0, accelerator, watched)
+        if accelerator.is_main_process:
+            foretold = made.heads.means(states(made, inputs, plan, len(known.slate)))
+            ranks = torch.tensor(accelerator.num_processes)
+            save_file({"losses": torch.tensor(seen), "foretold": foretold, "ranks": ranks}, kept)
+
+    debug_launcher(train, (tmp_path / "two",), num_processes=2)
+    train(tmp_path / "one")
+    one, two = load_file(tmp_path / "one"), load_file(tmp_path / "two")
+    assert (int(one.pop("ranks")), int(two.pop("ranks"))) == (1, 2)
+    assert len(one["losses"]) == SETTINGS.epochs * len(plan)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=1e-4, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
+    assert not (tmp_path / "steps").exists(), "nothing is left behind"
+
+
 def test_an_interrupted_training_ends_with_the_same_weights(task: tuple, tmp_path: Path) -> None:
     network, inputs, known, plan = task
+    steps_on_disk = write_steps(tmp_path / "steps", inputs, known, plan, 5)
 
     def trained(watched: Watched) -> Network:
         made = network(0.2)
-        fit(made, inputs, known, plan, SETTINGS, 5, Accelerator(cpu=True), watched)
+        fit(made, steps_on_disk, SETTINGS, 5, Accelerator(cpu=True), watched)
         return made
 
     straight = trained(Watched())
@@ -84,11 +167,12 @@ def test_an_interrupted_training_ends_with_the_same_weights(task: tuple, tmp_pat
 
 def test_a_checkpoint_of_another_training_is_left_alone(task: tuple, tmp_path: Path) -> None:
     network, inputs, known, plan = task
+    steps = write_steps(tmp_path / "steps", inputs, known, plan, 0)
     seen: list[int] = []
     for seed in (1, 2):
         seen.clear()
         watched = Watched(track=lambda step, losses: seen.append(step), checkpoint=tmp_path / "half0.safetensors")
-        fit(network(0.0), inputs, known, plan, SETTINGS, seed, Accelerator(cpu=True), watched)
+        fit(network(0.0), steps, SETTINGS, seed, Accelerator(cpu=True), watched)
     assert min(seen) == 0
 
 
