@@ -5,6 +5,12 @@ import polars as pl
 from data.visits import Visits
 
 
+def departures(events: pl.DataFrame) -> pl.DataFrame:
+    """user_id and left_at: when each user who opted out or bounced did so first. Of events as in a log."""
+    left = events.filter(pl.col("action").is_in(["opt_out", "bounce"]))
+    return left.group_by("user_id").agg(left_at=pl.col("time").min()).sort("user_id")
+
+
 def reachable(seen: Visits) -> pl.DataFrame:
     """Per decision row: reachable_28 and unreachable_reason ("opt_out", "bounce", "dormant"; null: reachable).
 

@@ -76,15 +76,16 @@ def train_rewards(
     settings: RewardSettings = RewardSettings(),
     seed: int = 0,
     users: pl.DataFrame | None = None,
+    departures: pl.DataFrame | None = None,
     accelerator: Accelerator | None = None,
     along: Path | None = None,
 ) -> tuple[RewardModel, dict[str, Any]]:
     """A reward model and its quality report (JSON).
 
     outcomes: the OUTCOMES table, matched to decisions by decision_id; `end` is the end of the log and `users` its users
-    (for their time zones). In the folder `along`, if one is given, go a checkpoint after every epoch, which an
-    interrupted training goes on from, and the losses of every step for TensorBoard. Raises InputError where the log
-    cannot carry a model.
+    (for their time zones); departures: when some of them opted out or bounced (`data.labels_reach`). In the folder
+    `along`, if one is given, go a checkpoint after every epoch, which an interrupted training goes on from, and the
+    losses of every step for TensorBoard. Raises InputError where the log cannot carry a model.
     """
     if len(decisions) < FEWEST_DECISIONS:
         raise InputError(
@@ -92,7 +93,7 @@ def train_rewards(
         )
     accelerator = accelerator or Accelerator(cpu=True)
     clock = _Clock()
-    test = back_test(decisions, outcomes, end, users, settings.slices, settings.labels)
+    test = back_test(decisions, outcomes, end, users, settings.slices, settings.labels, departures)
     content = item_coordinates(catalog.embeddings, settings.trunk.content)
     inputs = Inputs.of(histories, decisions)
     trained_on = np.flatnonzero(decisions.time < test.cut)
@@ -303,6 +304,8 @@ def _known(decisions: Decisions, targets: Targets, channels: Channels, reference
         values=torch.from_numpy(targets.matrix()),
         return_day=torch.from_numpy(targets.return_day),
         returned=torch.from_numpy(targets.returned),
+        left_day=torch.from_numpy(targets.left_day),
+        left=torch.from_numpy(targets.left),
         slate=torch.from_numpy(slate),
         reaction=torch.from_numpy(channels.classes(decisions.reaction)),
         reference=torch.from_numpy(np.where(slate >= 0, place[np.maximum(slate, 0)], -1)),

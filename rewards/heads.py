@@ -6,7 +6,7 @@
   so it cannot fall as the horizon grows.
 * Counts of days (or weeks, or items of a slate) out of a known number are beta-binomial: a mean and a spread of
   its own, because active days are far more dispersed than coin flips.
-* Yes-or-no outcomes are logits.
+* Yes-or-no outcomes are logits; whether one can be reached is two competing risks (`rewards.reach`).
 
 A null label is a label not known yet: it is masked, never read as zero.
 """
@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rewards import reach
+
 RETURN = "return"  # the head behind returned_{days}d
 
 
@@ -30,7 +32,7 @@ class Label:
     """One column of the outcomes: how it is distributed, out of how many, and how many days its window is."""
 
     name: str
-    kind: str  # hazard | trials | logit
+    kind: str  # hazard | trials | logit | risks
     trials: int = 1
     days: int = 0  # 0: known when the session ends
 
@@ -49,7 +51,7 @@ LABELS: Mapping[str, Label] = MappingProxyType(
             Label("habit_28", "trials", 4, 28),
             Label("sticky_days_28", "trials", 28, 28),
             Label("sticky_days_60", "trials", 60, 60),
-            Label("reachable_28", "logit", 1, 28),
+            Label("reachable_28", "risks", 1, 28),
             Label("converted_28", "logit", 1, 28),
             Label("plays", "trials", 0, 0),
             Label("completes", "trials", 0, 0),
@@ -73,12 +75,15 @@ class Targets:
 
     values: name -> (D,) float32. return_day (D,) int64: local day of the return after that of the decision, or the
     number of days seen without one; returned (D,) bool. Rows with neither have 0 and False, which adds nothing.
+    left_day, left (D,): the same of leaving (`rewards.reach`).
     """
 
     labels: tuple[Label, ...]
     values: Mapping[str, np.ndarray]
     return_day: np.ndarray
     returned: np.ndarray
+    left_day: np.ndarray
+    left: np.ndarray
 
     @property
     def bins(self) -> int:
@@ -107,7 +112,10 @@ class Heads(nn.Module):
         self.labels = tuple(labels)
         self.bins = bins
         self.others = [label for label in labels if label.kind != "hazard"]
-        self.read = nn.Linear(width, bins + 2 * len(self.others))
+        sizes = [reach.COLUMNS if label.kind == "risks" else 2 for label in self.others]
+        ends = [bins + sum(sizes[: j + 1]) for j in range(len(sizes))]
+        self.columns = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+        self.read = nn.Linear(width, bins + sum(sizes))
 
     def start(self, targets: Targets, rows: np.ndarray) -> None:
         """Start the biases at the marginal rates of the training rows."""
@@ -120,75 +128,85 @@ class Heads(nn.Module):
                 events = np.bincount(day[returned], minlength=self.bins)[: self.bins]
                 rate = (events + 0.5) / (at_risk + 1.0)
                 self.read.bias[: self.bins] = torch.logit(torch.from_numpy(rate).float(), eps=1e-3)
-            for j, label in enumerate(self.others):
+            for columns, label in zip(self.columns, self.others, strict=True):
                 values = targets.values[label.name][rows]
+                if label.kind == "risks":
+                    self.read.bias[columns] = reach.marginal(values, targets.left_day[rows], targets.left[rows])
+                    continue
                 known = values[~np.isnan(values)]
                 share = (known.sum() + 0.5) / (len(known) * label.trials + 1.0)
-                self.read.bias[self.bins + 2 * j] = float(np.log(share / (1 - share))) if 0 < share < 1 else 0.0
-                self.read.bias[self.bins + 2 * j + 1] = 1.0
+                self.read.bias[columns.start] = float(np.log(share / (1 - share))) if 0 < share < 1 else 0.0
+                self.read.bias[columns.start + 1] = 1.0
 
-    def known(self, values: Tensor, return_day: Tensor, returned: Tensor) -> Tensor:
-        """How many rows know each head's label, in the order of `log_likelihood`: (heads,)."""
-        counts = [~values[:, j].isnan() for j, label in enumerate(self.labels) if label.kind != "hazard"]
-        if self.bins:
-            counts.insert(0, (return_day > 0) | returned)
-        return torch.stack([count.sum() for count in counts]) if counts else torch.zeros(0)
+    def rows_known(
+        self, values: Tensor, return_day: Tensor, returned: Tensor, left_day: Tensor, left: Tensor
+    ) -> list[Tensor]:
+        """Which rows (R,) say something of each head, in the order of `log_likelihood`."""
+        found = [(return_day > 0) | returned] if self.bins else []
+        for j, label in enumerate(self.labels):
+            if label.kind == "risks":
+                found.append(reach.informative(values[:, j], left_day, left))
+            elif label.kind != "hazard":
+                found.append(~values[:, j].isnan())
+        return found
 
-    def log_likelihood(self, state: Tensor, values: Tensor, return_day: Tensor, returned: Tensor) -> list[Tensor]:
-        """Mean log-likelihood of each head over the rows where its label is known; 0 for a head without any.
+    def log_likelihood(
+        self, state: Tensor, values: Tensor, return_day: Tensor, returned: Tensor, left_day: Tensor, left: Tensor
+    ) -> list[Tensor]:
+        """Mean log-likelihood of each head over the rows that say something of it; 0 for a head without any.
 
-        state (R, W); values (R, labels) with NaN for not known; return_day (R,), returned (R,).
+        state (R, W); values (R, labels) with NaN for not known; return_day, returned, left_day, left (R,).
         """
         raw = self.read(state)
         terms: list[Tensor] = []
+        said = self.rows_known(values, return_day, returned, left_day, left)
         if self.bins:
-            known = (return_day > 0) | returned
+            known = said.pop(0)
             if not bool(known.any()):
                 terms.append(raw.sum() * 0.0)
             else:
                 terms.append(hazard_log_likelihood(raw[known, : self.bins], return_day[known], returned[known]).mean())
-        columns = [j for j, label in enumerate(self.labels) if label.kind != "hazard"]
-        for j, (column, label) in enumerate(zip(columns, self.others, strict=True)):
-            y = values[:, column]
-            known = ~y.isnan()
+        places = [j for j, label in enumerate(self.labels) if label.kind != "hazard"]
+        for known, place, columns, label in zip(said, places, self.columns, self.others, strict=True):
             if not bool(known.any()):
                 terms.append(raw.sum() * 0.0)
                 continue
-            logit, spread = raw[known, self.bins + 2 * j], raw[known, self.bins + 2 * j + 1]
-            if label.kind == "logit":
-                terms.append(-F.binary_cross_entropy_with_logits(logit, y[known]))
+            own, y = raw[known, columns], values[known, place]
+            if label.kind == "risks":
+                terms.append(reach.log_likelihood(own, y, left_day[known], left[known]).mean())
+            elif label.kind == "logit":
+                terms.append(-F.binary_cross_entropy_with_logits(own[:, 0], y))
             else:
-                terms.append(beta_binomial_log_likelihood(logit, spread, y[known], label.trials).mean())
+                terms.append(beta_binomial_log_likelihood(own[:, 0], own[:, 1], y, label.trials).mean())
         return terms
 
     def means(self, state: Tensor) -> Tensor:
-        """Expected value of every label, (R, labels): shares of one for retention and logits, counts for the others."""
+        """Expected value of every label, (R, labels): shares of one for yes-or-no labels, counts for the others."""
         raw = self.read(state)
         columns: list[Tensor] = []
         retention = returned_within(raw[:, : self.bins]) if self.bins else None
-        j = 0
+        others = iter(self.columns)
         for label in self.labels:
             if label.kind == "hazard":
                 assert retention is not None
                 columns.append(retention[:, label.days])
+            elif label.kind == "risks":
+                columns.append(reach.reachable(raw[:, next(others)]))
             else:
-                columns.append(torch.sigmoid(raw[:, self.bins + 2 * j]) * label.trials)
-                j += 1
+                columns.append(torch.sigmoid(raw[:, next(others).start]) * label.trials)
         return torch.stack(columns, dim=1) if columns else state.new_zeros((state.shape[0], 0))
 
     def variances(self, state: Tensor) -> Tensor:
         """Variance of every label given the state, (R, labels)."""
         raw, mean = self.read(state), self.means(state)
         columns: list[Tensor] = []
-        j = 0
+        others = iter(self.columns)
         for column, label in enumerate(self.labels):
             share = mean[:, column] / label.trials
             variance = share * (1 - share)
+            own = raw[:, next(others)] if label.kind != "hazard" else raw
             if label.kind == "trials":
-                variance = beta_binomial_variance(
-                    raw[:, self.bins + 2 * j], raw[:, self.bins + 2 * j + 1], label.trials
-                )
-            j += label.kind != "hazard"
+                variance = beta_binomial_variance(own[:, 0], own[:, 1], label.trials)
             columns.append(variance)
         return torch.stack(columns, dim=1) if columns else state.new_zeros((state.shape[0], 0))
 

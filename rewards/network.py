@@ -177,10 +177,12 @@ class Network(nn.Module):
         as these rows go, so that the losses of all parts add up to those of the batch.
         """
         whole = known if whole is None else whole
-        heads = self.heads.log_likelihood(state, known.values, known.return_day, known.returned)
+        heads = self.heads.log_likelihood(state, *known.of_heads)
         parts = {"outcomes": state.sum() * 0.0}
         if heads:
-            ours, all_of_them = (self.heads.known(k.values, k.return_day, k.returned) for k in (known, whole))
+            ours, all_of_them = (
+                torch.stack([rows.sum() for rows in self.heads.rows_known(*k.of_heads)]) for k in (known, whole)
+            )
             parts["outcomes"] = -(torch.stack(heads) * (ours / all_of_them.clamp_min(1))).sum()
         shown, shown_in_all = known.slate >= 0, int((whole.slate >= 0).sum())
         share = float(shown.sum()) / max(shown_in_all, 1)
@@ -204,9 +206,16 @@ class Known:
     values: Tensor  # (R, labels) float32
     return_day: Tensor  # (R,) int64
     returned: Tensor  # (R,) bool
+    left_day: Tensor  # (R,) int64, as `rewards.reach` has it
+    left: Tensor  # (R,) bool
     slate: Tensor  # (R, K) int64 catalog rows
     reaction: Tensor  # (R, K) int64 class of the reaction
     reference: Tensor  # (R, K) int64 place of each slate item among the reference items
+
+    @property
+    def of_heads(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What `Heads.log_likelihood` is given beside the state."""
+        return self.values, self.return_day, self.returned, self.left_day, self.left
 
     def take(self, rows: np.ndarray) -> "Known":
         """The rows of a batch."""
@@ -215,6 +224,8 @@ class Known:
             self.values[at],
             self.return_day[at],
             self.returned[at],
+            self.left_day[at],
+            self.left[at],
             self.slate[at],
             self.reaction[at],
             self.reference[at],

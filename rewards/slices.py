@@ -19,6 +19,7 @@ from data.errors import InputError
 from data.histories import Decisions
 from data.outcomes import as_of
 from rewards.heads import Label, Targets, carried, is_return
+from rewards.reach import leaving
 from rewards.stack import passed
 
 FEWEST_KNOWN = 100  # known labels below which a head is not trained
@@ -70,8 +71,12 @@ def back_test(
     users: pl.DataFrame | None,
     settings: SliceSettings,
     wanted: Sequence[str] | None = None,
+    departures: pl.DataFrame | None = None,
 ) -> BackTest:
-    """Labels at each moment. Raises InputError when outcomes lack a decision or nothing is known by the cut."""
+    """Labels at each moment; departures as `rewards.reach.leaving` reads them.
+
+    Raises InputError when outcomes lack a decision or nothing is known by the cut.
+    """
     if not 0 < settings.cut < settings.calibrated < 1:
         raise InputError(
             f"rewards: slices cut={settings.cut}, calibrated={settings.calibrated}: shares must grow within (0, 1)"
@@ -102,15 +107,17 @@ def back_test(
         known = ", ".join(wanted) if wanted else "any label"
         when = _instant(moments["cut"])
         raise InputError(f"rewards: by the cut at {when} the log knows nothing of {known}: give a longer log")
-    calibration = _targets(at["calibrated"], labels)
+    every = _aligned(outcomes, decisions)
+    left = {name: leaving(every, departures, users, _instant(us)) for name, us in moments.items()}
+    calibration = _targets(at["calibrated"], labels, left["calibrated"])
     return BackTest(
         labels=labels,
         cut=moments["cut"],
         calibrated=moments["calibrated"],
-        train=_targets(at["cut"], labels),
-        advantage=_targets(at["advantage"], labels),
+        train=_targets(at["cut"], labels, left["cut"]),
+        advantage=_targets(at["advantage"], labels, left["advantage"]),
         calibration=calibration,
-        final=_targets(_aligned(outcomes, decisions), labels),
+        final=_targets(every, labels, leaving(every, departures, users, end)),
         informs=at["advantage"]["matured_0d"].is_not_null().to_numpy()
         & (at["advantage"]["matured_0d"] <= _instant(moments["advantage"])).fill_null(False).to_numpy(),
         day=at["calibrated"]["local_day"].cast(pl.Int32).cast(pl.Int64).fill_null(-1).to_numpy(),
@@ -128,7 +135,7 @@ def _aligned(frame: pl.DataFrame, decisions: Decisions) -> pl.DataFrame:
     return ids.join(frame, on="decision_id", how="left", maintain_order="left")
 
 
-def _targets(frame: pl.DataFrame, labels: tuple[Label, ...]) -> Targets:
+def _targets(frame: pl.DataFrame, labels: tuple[Label, ...], left: tuple[np.ndarray, np.ndarray]) -> Targets:
     # A count above its trials (an item of the slate played twice, say) is all of them.
     counts = {label.name: pl.min_horizontal(pl.col(label.name).cast(pl.Float32), label.trials) for label in labels}
     known = {name: pl.when(pl.col(name).is_not_null()).then(count) for name, count in counts.items()}
@@ -139,4 +146,4 @@ def _targets(frame: pl.DataFrame, labels: tuple[Label, ...]) -> Targets:
         returned = frame["return_observed"].fill_null(False).to_numpy()
     else:
         day, returned = np.zeros(frame.height, np.int64), np.zeros(frame.height, bool)
-    return Targets(labels, values, day, returned)
+    return Targets(labels, values, day, returned, *left)

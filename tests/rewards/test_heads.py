@@ -76,11 +76,12 @@ def test_a_label_that_is_not_known_adds_nothing() -> None:
     values = torch.tensor([[1.0, 3.0, 2.0]] * 6)
     day, returned = torch.full((6,), 2), torch.ones(6, dtype=torch.bool)
     values[3:, 1] = float("nan")
-    some = heads.log_likelihood(state, values, day, returned)
-    fewer = heads.log_likelihood(state[:3], values[:3], day[:3], returned[:3])
+    left = torch.zeros(6, dtype=torch.int64), torch.zeros(6, dtype=torch.bool)
+    some = heads.log_likelihood(state, values, day, returned, *left)
+    fewer = heads.log_likelihood(state[:3], values[:3], day[:3], returned[:3], *(part[:3] for part in left))
     torch.testing.assert_close(some[1], fewer[1])
     values[:, 1] = float("nan")
-    assert float(heads.log_likelihood(state, values, day, returned)[1]) == 0.0
+    assert float(heads.log_likelihood(state, values, day, returned, *left)[1]) == 0.0
 
 
 def test_moments_are_in_the_labels_units() -> None:
@@ -103,7 +104,7 @@ def test_heads_start_at_the_rates_of_the_training_rows() -> None:
         "active_days_7": rng.binomial(7, 0.4, n).astype(np.float32),
         "plays": rng.binomial(3, 0.9, n).astype(np.float32),
     }
-    targets = Targets(heads.labels, values, day, np.ones(n, bool))
+    targets = Targets(heads.labels, values, day, np.ones(n, bool), np.zeros(n, np.int64), np.zeros(n, bool))
     heads.start(targets, np.arange(n))
     with torch.no_grad():
         heads.read.weight.zero_()
