@@ -24,6 +24,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data.errors import InputError
+from data.message_log import REMEMBERED
 from data.world.settings import CHANNELS
 from policy.messaging.planned_day import Drawing
 from policy.messaging.rules import ANY_HOUR, MessageRules
@@ -43,7 +44,7 @@ class _Written(BaseModel):
     quiet_until: int = ANY_HOUR.quiet_until
     hours: list[int] = list(ANY_HOUR.hours)
     channel_caps: dict[str, Count] = Field(default_factory=dict)
-    weekly_cap: Count = ANY_HOUR.weekly_cap
+    weekly_cap: int = Field(ANY_HOUR.weekly_cap, ge=0, le=REMEMBERED)  # a context remembers no more sends
     budgets: dict[str, Count] = Field(default_factory=dict)
     holdout: Share = 0.05
     salt: str = Field("messages", min_length=1, max_length=256)

@@ -59,11 +59,11 @@ def deploy(plan: Plan, gateways: int, engines: int, settings: EngineSettings | N
     """Start `engines` vLLM replicas (none with settings None: plan.gateway.engine_url then names one that runs already)
     and `gateways` replicas of the gateway behind Ray's proxy on host:port; the engine actors, to be stopped at the end.
 
-    Raises InputError when a number is not positive.
+    Raises InputError when a number is not positive, and when Ray or a vLLM replica does not start.
     """
     if gateways < 1 or engines < 1:
         raise InputError(f"{gateways} gateways and {engines} engines: at least one of each is needed")
-    ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
+    _begin()
     replica = ray.remote(num_cpus=1, max_restarts=-1)(EngineReplica)
     actors: list[Any] = []
     if settings is not None:
@@ -90,6 +90,24 @@ def deploy(plan: Plan, gateways: int, engines: int, settings: EngineSettings | N
     serve.start(http_options={"host": host, "port": port})
     serve.run(replicas(serve.ingress(application)(Gateway)).bind(), name="longplay", route_prefix="/")
     return actors
+
+
+def _begin() -> None:
+    """Start Ray, or find it running. Its node has thirty seconds to start, which cannot be set: on a machine that is
+    busy with other things they run out, and a further try may succeed. Raises InputError where none does.
+    """
+    for tries_left in (2, 1, 0):
+        try:
+            ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
+            return
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+            cast("Callable[[], None]", ray.shutdown)()
+            if not tries_left:
+                raise InputError(
+                    "Ray did not start within its thirty seconds, three times: the machine is busy"
+                ) from error
 
 
 def follower(actors: Sequence[Any]) -> Callable[[], Awaitable[str]]:

@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 from fastapi.testclient import TestClient
 
+from data.errors import InputError
 from data.message_log import message_log
 from data.opportunities import OpportunityRegistry, as_signals
 from data.store import LogStore
@@ -281,3 +282,33 @@ def test_what_is_decided_upon_is_what_the_log_will_say(deployment: Deployment, o
                 ours, theirs = getattr(letter.contexts, field.name), getattr(log.contexts, field.name)
                 assert np.array_equal(ours, theirs, equal_nan=field.name in ("value", "gap_hours")), field.name
             assert (log.contexts.item >= 0).any()
+
+
+def test_settings_are_followed_and_wrong_ones_are_told_and_not_used(opened: Opened) -> None:
+    with opened("{weekly_cap: 2, holdout: 0.0}") as gateway:
+        file = gateway.service.served / "messages.yaml"
+        file.write_text("{weekly_cap: 8}")
+        gateway.service.mailing.refresh(read_mailing)
+        assert gateway.service.mailing.value.rules.weekly_cap == 8
+        file.write_text("{hours: [22]}")
+        gateway.service.mailing.refresh(read_mailing)
+        assert any("22 lies in quiet hours" in said for said in gateway.get("/ready").json()["warnings"])
+        assert gateway.service.mailing.value.rules.weekly_cap == 8
+        file.unlink()
+        gateway.service.mailing.refresh(read_mailing)
+        assert (gateway.service.mailing.value, gateway.service.mailing.error) == (read_mailing(None), None)
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ({"budgets": {"pigeon": 1}}, "budgets: there is no channel 'pigeon'"),
+        ({"holdout": 1.0}, "holdout"),
+        ({"weekly_cap": 9}, "weekly_cap"),
+        ({"colour": "red"}, "colour"),
+        ([], "messages"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(written: object, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        read_mailing(written)
