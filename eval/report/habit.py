@@ -131,7 +131,7 @@ def habit_figures(report: Mapping[str, Any]) -> dict[str, Any]:
             title = f"{words.label} by active days a week"
             measures[name] = Markup(forest(title, marks, writer(words), reference, words.percent))
     returns = [
-        curve_of(f"{group} by frequency before, {curve['people']:,} people", curve, colour, dash)
+        curve_of(f"{group} by frequency, {curve['people']:,} people", curve, colour, dash)
         for (group, curve), (colour, dash) in zip(habit["returns"].items(), GROUP_STYLES)
         if curve["times"]
     ]

@@ -36,7 +36,7 @@ METRICS: Mapping[str, Metric] = {
     "returned_28d": Metric("Return within 28 days", "share of visits", percent=True),
     "return": Metric("Time to return"),
     "return_days": Metric("Days until return"),
-    "active_days_7": Metric("Active days in 7", decimals=2),
+    "active_days_7": Metric("Active days in the next 7", decimals=2),
     "regularity_28": Metric("Regularity of the hour of use"),
     "sticky_days_28": Metric("Days back to what was discovered, of 28"),
     "sticky_days_60": Metric("Days back to what was discovered, of 60"),
