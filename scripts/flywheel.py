@@ -60,9 +60,9 @@ class FlywheelArguments(ModelArguments):
     world: str = field(default="clickbait", metadata={"help": f"world preset: {', '.join(PRESETS)}"})
     listeners: int = field(default=1_000, metadata={"help": "people, the same in every fate"})
     days: int = field(default=56, metadata={"help": "days of the log that both begin with"})
-    weeks: int = field(default=4, metadata={"help": "weeks of act, log, retrain"})
-    slates: int = field(default=2_048, metadata={"help": "slates that GRPO draws every week"})
-    reward_epochs: int = field(default=4, metadata={"help": "passes of the reward's networks, every week"})
+    weeks: int = field(default=3, metadata={"help": "weeks of act, log, retrain"})
+    slates: int = field(default=1_536, metadata={"help": "slates that GRPO draws every week"})
+    reward_epochs: int = field(default=3, metadata={"help": "passes of the reward's networks, every week"})
     reward_members: int = field(default=4, metadata={"help": "ensemble members of a reward"})
     seed: int = field(default=0, metadata={"help": "seed of the world and of everything trained"})
     json: bool = field(
