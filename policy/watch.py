@@ -181,7 +181,7 @@ class Watch(TrainerCallback):
         return [
             {"step": step, **{f"watch/{name}": value for name, value in asdict(seen).items()}}
             for step, seen in self.looks.items()
-        ] + [{"watch/best_step": self.best_step}]
+        ] + [{"watch/best_step": self.best_step, **({"watch/first_entropy": self.first.entropy} if self.first else {})}]
 
     def _adapter(self) -> PeftModel:
         assert isinstance(self.spoken.model, PeftModel)

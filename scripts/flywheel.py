@@ -5,9 +5,10 @@
 
 Both begin on one evening with one population, one log and one SFT. Every week each fills its own listeners' slates by
 sampling (its move and propensity logged), the week is added to its own log, outcomes are labelled and its reward is
-trained again, and GRPO goes on from last week's adapter on the moments of the last four weeks. Today's policy and the
-oracle live the same weeks beside them. A stopped run goes on where it stopped: runs/<name>/<fate>/weeks holds what was
-shown, and a world gives the same answers to the same slates. The page and fates.json are in runs/<name>/reports.
+trained again, and GRPO (its lesson, then the gradient) goes on from last week's adapter on the moments of the last four
+weeks. Today's policy and the oracle live the same weeks beside them. A stopped run goes on where it stopped:
+runs/<name>/<fate>/weeks holds what was shown, and a world gives the same answers to the same slates. The page and
+fates.json are in runs/<name>/reports.
 """
 
 from __future__ import annotations
@@ -61,6 +62,9 @@ class FlywheelArguments(ModelArguments):
     listeners: int = field(default=1_000, metadata={"help": "people, the same in every fate"})
     days: int = field(default=56, metadata={"help": "days of the log that both begin with"})
     weeks: int = field(default=3, metadata={"help": "weeks of act, log, retrain"})
+    lesson: int = field(
+        default=2_048, metadata={"help": "slates that the reward would show, imitated first every week"}
+    )
     slates: int = field(default=1_536, metadata={"help": "slates that GRPO draws every week"})
     reward_epochs: int = field(default=3, metadata={"help": "passes of the reward's networks, every week"})
     reward_members: int = field(default=4, metadata={"help": "ensemble members of a reward"})
@@ -141,8 +145,8 @@ def tuned(args: FlywheelArguments, name: str, week: int, folder: Path) -> bool:
     before = folder / "policy" / f"week-{week - 1:02d}" if week else None
     steps = max(1, args.slates // args.resolved().grpo_batch)
     watch = WatchSettings(max(1, steps // LOOKS), LOOKED_AT, least_entropy=least_entropy(folder, week))
-    settings = GroupSettings(FOREVER, watch=watch, seed=seed)
-    preset = replace(args.resolved(), grpo_slates=args.slates)
+    settings = GroupSettings(FOREVER, lesson=True, watch=watch, seed=seed)
+    preset = replace(args.resolved(), grpo_slates=args.slates, grpo_lesson=args.lesson)
 
     def make(temporary: Path) -> None:
         worth = SlateReward(model, model.objective(), model.encode(run.histories, recent))
@@ -164,13 +168,14 @@ def least_entropy(folder: Path, week: int) -> float:
     if not week:
         return WatchSettings().least_entropy
 
-    def looks(at: int) -> tuple[dict[int, float], int]:
+    def told(at: int) -> tuple[float, float]:
         lines = [json.loads(line) for line in (folder / "policy" / f"week-{at:02d}" / METRICS).read_text().splitlines()]
+        end = next(line for line in lines if "watch/best_step" in line)
         seen = {line["step"]: line["watch/entropy"] for line in lines if "watch/entropy" in line}
-        return seen, next(line["watch/best_step"] for line in lines if "watch/best_step" in line)
+        return end["watch/first_entropy"], seen[end["watch/best_step"]]
 
-    (first, _), (before, best) = looks(0), looks(week - 1)
-    return min(1.0, WatchSettings().least_entropy * first[0] / before[best])
+    (first, _), (_, kept) = told(0), told(week - 1)
+    return min(1.0, WatchSettings().least_entropy * first / kept)
 
 
 def lived(args: FlywheelArguments, name: str, week: int, folder: Path, world: World) -> Week:

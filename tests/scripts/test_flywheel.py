@@ -11,7 +11,7 @@ from scripts import flywheel
 
 TINY = ["layers=1", "hidden=32", "heads=1", "text_tokens=300", "history_passes=0.1", "sft_slates=32", "grpo_batch=16"]
 TINY += ["lora_rank=4"]
-SIZE = ["--listeners", "40", "--days", "15", "--weeks", "1", "--slates", "32"]
+SIZE = ["--listeners", "40", "--days", "15", "--weeks", "1", "--lesson", "32", "--slates", "32"]
 
 
 @pytest.fixture
