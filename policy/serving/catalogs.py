@@ -66,10 +66,8 @@ class ServedCatalogs:
             folders[name] = Path(folder)
         versions = Path(environment[VERSIONS]) if environment.get(VERSIONS) else None
         served = cls(folders, versions, int(environment.get(SLATE, DEFAULT_SLATE)))
-        sizes = served.find("").catalog.level_sizes
-        for name in folders:
-            if served.find(name).catalog.level_sizes != sizes:
-                raise InputError(f"catalog {name!r} has other level sizes than {sizes}: one policy cannot speak both")
+        for name in folders:  # one with other level sizes, which the same policy cannot speak, is found out here
+            served.find(name)
         if environment.get(POLICY):
             vocabulary = Vocabulary.load(Path(environment[POLICY]), served.find("").catalog)
             served.speaks_of_messages = vocabulary.speaks_of_messages
