@@ -10,6 +10,7 @@ Four kinds, all in the one prompt format:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +28,10 @@ from policy.prompt import Weights
 
 # Reactions that say the item was wanted. A log that only has plays (news clicks) offers those.
 ENGAGED = ("complete", "save", "like", "convert")
+# How a name is said in lessons, how often with a slip of the finger, and how often by somebody without a history.
+_SENTENCES = ("{}", "{}", "something {}", "more {}", "some {}", "i want {}", "give me {}")
+_SLIPS = 0.2
+_BARE = 0.85
 _MOVES_AT_ONCE, _MOVE_POOL = 256, 1024  # contexts, and items that a move's slate is made of
 WINDOW = 4  # engaged interactions looked at per slate place, to find K different items
 
@@ -111,8 +116,9 @@ def word_slates(
 ) -> SlateExamples:
     """Alignment examples: contexts of `base` in which the listener names a tag, kind or creator, and K items that fit.
 
-    `weight` (N,) says how often each item was engaged with; fitting items are drawn in proportion. Empty when the
-    catalog has no words.
+    `weight` (N,) says how often each item was engaged with; fitting items are drawn in proportion. Names come in
+    sentences and with a slip of the finger now and then. Most (`_BARE`) are said by somebody without a history: such a
+    prompt is a sixth as long, and a word's meaning is the same for everybody. Empty when the catalog has no words.
     """
     rng = np.random.default_rng(seed)
     size = base.slates.shape[1]
@@ -127,8 +133,60 @@ def word_slates(
         pool = fitting[choice][1]
         keys = rng.exponential(size=len(pool)) / (weight[pool] + 1.0)  # exponential races draw without replacement
         slates[row] = pool[np.argsort(keys)[:size]]
-    known = replace(base.contexts.take(rows), steer=[fitting[choice][0] for choice in wanted.tolist()])
+    said = [_sentence(fitting[choice][0], rng) for choice in wanted.tolist()]
+    known = _forgotten(base.contexts.take(rows), rng.random(limit) < _BARE, said)
     return SlateExamples(known, slates, move_of(known.item, known.action, slates, catalog))
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What M listeners ask for. said (M,): in words, None for nothing. which (M,): a row of `fits` (F + 1, N), the
+    items that do; in the last row, of those who ask for nothing, all of them.
+    """
+
+    said: list[str | None]
+    which: NDArray[np.int64]
+    fits: NDArray[np.bool_]
+
+
+def made_up_requests(
+    catalog: Catalog, size: int, given: Sequence[str | None], share: float, rng: np.random.Generator
+) -> Requests:
+    """Requests (M,) for a `share` of those who have said nothing (`given`), each for what `size` items or more are."""
+    fitting = [(text, rows) for _, text, rows in askable(catalog) if len(rows) >= size]
+    fits = np.zeros((len(fitting) + 1, len(catalog)), np.bool_)
+    for row, (_, items) in enumerate(fitting):
+        fits[row, items] = True
+    fits[-1] = True
+    silent = np.array([text is None for text in given], np.bool_)
+    asks = silent & (rng.random(len(given)) < share) & (len(fitting) > 0)
+    which = np.where(asks, rng.integers(max(len(fitting), 1), size=len(given)), len(fitting))
+    said = [_sentence(fitting[at][0], rng) if ask else text for text, at, ask in zip(given, which.tolist(), asks)]
+    return Requests(said, which, fits)
+
+
+def _sentence(name: str, rng: np.random.Generator) -> str:
+    if rng.random() < _SLIPS and len(name) > 3:
+        at = int(rng.integers(1, len(name) - 1))
+        name = [
+            name[:at] + name[at + 1 :],
+            name[:at] + name[at - 1 :],
+            name[: at - 1] + name[at] + name[at - 1] + name[at + 1 :],
+        ][int(rng.integers(3))]
+    return _SENTENCES[int(rng.integers(len(_SENTENCES)))].format(name)
+
+
+def _forgotten(contexts: Contexts, who: NDArray[np.bool_], steer: list[str]) -> Contexts:
+    """Contexts in which nothing is known of some listeners (B,), who say `steer`."""
+    gone = who[:, None]
+    return replace(
+        contexts,
+        item=np.where(gone, -1, contexts.item),
+        action=np.where(gone, -1, contexts.action).astype(np.int8),
+        gap_hours=np.where(who, np.nan, contexts.gap_hours).astype(np.float32),
+        hour_of_week=np.where(who, -1, contexts.hour_of_week).astype(np.int16),
+        steer=list(steer),
+    )
 
 
 def move_slates(

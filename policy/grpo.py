@@ -16,7 +16,7 @@ several times as much.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -34,13 +34,13 @@ from data.catalog import Catalog
 from data.errors import InputError
 from data.histories import Contexts, Decisions, Histories, contexts
 from policy.checkpoint import Speaker, save_adapter
-from policy.examples import SlateExamples
+from policy.examples import SlateExamples, made_up_requests
 from policy.moves import MOVES, move_of
 from policy.presets import Preset
 from policy.proposals import candidates, propose
 from policy.sft import imitate, sft_config
 from policy.slate_reward import item_credits
-from policy.trade_off import Reward, Wants, draw_wants
+from policy.trade_off import Reward, draw_wants
 from policy.training import machine_arguments, speaker_to_tune, with_progress, write_metrics
 from policy.watch import KLTarget, Watch, WatchSettings, check_kl_target, train_watched
 
@@ -48,6 +48,7 @@ METHODS = ("grpo", "rloo")
 CREDITS = ("item", "slate")
 BETA = {"grpo": 0.03, "rloo": 0.15}  # in the reward's unit, a nat of divergence from the reference
 ENTROPY = 0.12  # the same, a nat of entropy, which is GRPO's only: TRL's RLOO has no such term
+OBEYING = 1.0  # what an item is worth, in the reward's unit, to somebody who asked for its like
 REFERENCE = "ref"  # what TRL calls its copy of the adapter that training starts from
 
 
@@ -56,7 +57,8 @@ class GroupSettings:
     """until: prompts come from decisions before this time (us since 1970). group: slates drawn for each prompt.
 
     method: grpo or rloo. credit: who is rewarded, the slate or each of its items (GRPO only). lesson: whether slates
-    that the reward would show are imitated first (`policy.proposals`). anchor: whether the logged slate takes the place
+    that the reward would show are imitated first (`policy.proposals`). asked: the share of silent prompts in which a
+    request is made up, whose answer is worth more the more of it fits. anchor: whether the logged slate takes the place
     of one of the group. trade_off: whether every prompt asks for a drawn trade-off, which the reward then has to heed.
     watch: how it is watched on held-out prompts. kl_target: divergence from the reference to steer to, nats per slate
     (None: a fixed penalty).
@@ -67,6 +69,7 @@ class GroupSettings:
     group: int = 16
     credit: str = "item"
     lesson: bool = False
+    asked: float = 0.0
     anchor: bool = False
     trade_off: bool = False
     watch: WatchSettings = field(default_factory=WatchSettings)
@@ -78,6 +81,8 @@ class GroupSettings:
             raise InputError(f"unknown method {self.method!r}: choose one of {', '.join(METHODS)}")
         if self.credit not in CREDITS or (self.credit == "item" and self.method != "grpo"):
             raise InputError(f"credit {self.credit!r} with {self.method}: choose slate, or item with grpo")
+        if not 0 <= self.asked <= 1:
+            raise InputError(f"asked {self.asked}: give the share of prompts, 0 to 1")
         if self.group < 2:
             raise InputError(f"a group of {self.group}: a slate is compared with others of its group, give 2 or more")
         check_kl_target(self.kl_target)
@@ -296,20 +301,28 @@ def train_group(
     rows = rng.permutation(rng.choice(eligible, size=min(wanted, len(eligible)), replace=False))
     known = contexts(histories, decisions.take(rows), spoken.settings.history_length)
     wants = draw_wants(len(rows), rng) if settings.trade_off else None
+    size = spoken.grammar.slate_size
+    requests = made_up_requests(catalog, size, known.steer, settings.asked, rng)
+    known = replace(known, steer=requests.said)
+    fits = torch.from_numpy(requests.fits).float()
+    fits[-1] = 0.0  # who asks for nothing is owed nothing more
     prompts = spoken.prompt.tokens(known, wants)
     anchors = logged_completions(spoken, known, decisions.slate[rows]) if settings.anchor else {}
 
     def slate_reward(completion_ids: list[list[int]], number: list[int], **_: Any) -> list[float]:
         items = spoken.grammar.decode(torch.tensor(completion_ids))[1]
-        asked = [] if wants is None else [{objective: weight[number] for objective, weight in wants.items()}]
-        of = partial(reward_of, torch.from_numpy(rows[number]), asked)
+        of = partial(reward_of, np.asarray(number))
         if settings.credit == "item":
             trainer.credits = item_credits(of, items[:, None])[:, 0]
         values: list[float] = of(items[:, None])[:, 0].tolist()
         return values
 
-    def reward_of(decided: Tensor, asked: list[Wants], slates: Tensor) -> Tensor:
-        return reward(decided, slates, *asked)
+    def reward_of(number: NDArray[np.int64], slates: Tensor) -> Tensor:
+        asked = [] if wants is None else [{objective: weight[number] for objective, weight in wants.items()}]
+        worth = reward(torch.from_numpy(rows[number]), slates, *asked)
+        fitting = fits[torch.from_numpy(requests.which[number])]  # (B, N)
+        heard = fitting.gather(1, slates.clamp_min(0).flatten(1)).view(slates.shape) * (slates >= 0)
+        return worth + OBEYING * heard.sum(-1)
 
     watch = Watch.beside(
         spoken, reward, histories, decisions, settings.until, rows, settings.watch, settings.seed, settings.trade_off
@@ -343,14 +356,25 @@ def _teach_proposals(
     # A log of fewer moments is gone through again: what is proposed differs.
     rows = np.sort(rng.choice(eligible, size=preset.grpo_lesson, replace=len(eligible) < preset.grpo_lesson))
     wants = draw_wants(len(rows), rng) if settings.trade_off else None
-    among = candidates(decisions, eligible)
-    size = min(spoken.grammar.slate_size, len(among))
-    if size < spoken.grammar.slate_size:
+    among, size = candidates(decisions, eligible), spoken.grammar.slate_size
+    if size > len(among):
         return  # fewer items were ever shown than a slate has
-    slates = propose(reward, rows, among, size, BETA["grpo"] + ENTROPY, settings.seed, wants)
     known = contexts(histories, decisions.take(rows), spoken.settings.history_length)
+    requests = made_up_requests(spoken.catalog, size, known.steer, settings.asked, rng)
+    known = replace(known, steer=requests.said)
+    slates = propose(reward, rows, among, size, BETA["grpo"] + ENTROPY, settings.seed, wants, requests)
     moves = move_of(known.item, known.action, slates, spoken.catalog)
-    config = sft_config(preset, folder, settings.seed, {"learning_rate": preset.grpo_lesson_lr, "weight_decay": 0.0})
+    # Many small steps teach more than few large ones, at the same cost.
+    config = sft_config(
+        preset,
+        folder,
+        settings.seed,
+        {
+            "per_device_train_batch_size": max(1, preset.batch // 4),
+            "learning_rate": preset.grpo_lesson_lr,
+            "weight_decay": 0.0,
+        },
+    )
     examples = SlateExamples(known, slates, moves)
     imitate(spoken, model, examples, config, f"{title}: what the reward would show", "proposals", wants)
 

@@ -55,7 +55,7 @@ class Preset:
     history_passes: float = 1.0
     history_thinning: float = 0.0
     history_dropout: float = 0.0
-    sft_slates: int = 12_000
+    sft_slates: int = 9_000
     sft_lr: float = 2e-3
     batch: int = 64
     lora_rank: int = 16

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from data.histories import Decisions
+from policy.examples import Requests
 from policy.trade_off import Reward, Wants
 
 CANDIDATES = 1024
@@ -29,9 +30,11 @@ def propose(
     price: float,
     seed: int,
     wants: Wants | None = None,
+    requests: Requests | None = None,
 ) -> NDArray[np.int32]:
     """Slates (M, size) for the decisions `rows` (M,), without repeats: each next item of the `candidates` (N,) with
-    probability that goes with exp(reward / price) of the slate of that item alone."""
+    probability that goes with exp(reward / price) of the slate of that item alone. Who asks for something gets what
+    fits, and other items only where too few do."""
     luck = torch.Generator().manual_seed(seed)
     items = torch.from_numpy(candidates)
     drawn = []
@@ -39,6 +42,9 @@ def propose(
         block = torch.from_numpy(rows[start : start + _AT_ONCE])
         asked = [] if wants is None else [{name: all_[start : start + _AT_ONCE] for name, all_ in wants.items()}]
         worth = reward(block, items[None, :, None].expand(len(block), -1, -1), *asked).double() / price  # (B, N)
+        if requests is not None:
+            fits = requests.fits[requests.which[start : start + _AT_ONCE]][:, candidates]
+            worth = worth - 1e6 * ~torch.from_numpy(fits)
         race = torch.empty_like(worth).exponential_(generator=luck).log()  # Gumbel's top k, as exponential races
         drawn.append(items[(worth - race).topk(size, 1).indices])
     return torch.cat(drawn).numpy().astype(np.int32)

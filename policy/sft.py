@@ -44,6 +44,7 @@ from policy.start_rows import start_rows
 from policy.training import adapter, machine_arguments, with_progress, write_metrics
 from policy.vocabulary import extend_tokenizer
 
+WORDS_AGAIN = 0.25  # share of word lessons that come again among the slates
 BLOCK = 256  # tokens of a packed history
 
 
@@ -59,7 +60,7 @@ class SFTSettings:
     slate_size: int
     until: int
     history_length: int = HISTORY_LENGTH
-    word_share: float = 0.15
+    word_share: float = 0.5
     move_share: float = 0.0
     seed: int = 0
 
@@ -73,7 +74,7 @@ def sft_config(preset: Preset, output: Path, seed: int, changed: Mapping[str, An
     return SFTConfig(
         **{
             **machine_arguments(preset, output, seed),
-            "per_device_train_batch_size": preset.batch,
+            "per_device_train_batch_size": max(1, preset.batch // 2),
             "learning_rate": preset.sft_lr,
             "num_train_epochs": 1,
             "lr_scheduler_type": "cosine",
@@ -114,7 +115,13 @@ def train_sft(
     if preset.history_passes > 0:
         _read_histories(spoken, histories, preset, settings, config, folder)
     trained = _adapted(spoken, preset) if preset.pretrained else model
-    examples = _slates(spoken, histories, decisions, preset, settings)
+    examples, words = _slates(spoken, histories, decisions, preset, settings)
+    if preset.pretrained or not words:
+        examples += words
+    else:
+        # Words come first, in small steps: last, they would cost what slates teach about listeners.
+        _teach_words(spoken, words, config, folder)
+        examples += words[:: round(1 / WORDS_AGAIN)]
     if messages is not None:
         examples += messages.examples(spoken, settings.until, settings.seed)
     trainer = SFTTrainer(
@@ -255,7 +262,8 @@ def dropped_out(model: PreTrainedModel, share: float) -> Iterator[None]:
 
 def _slates(
     spoken: Speaker, histories: Histories, decisions: Decisions, preset: Preset, settings: SFTSettings
-) -> list[Example]:
+) -> tuple[list[Example], list[Example]]:
+    """Examples of what people engaged with (and of moves carried out), and of words and what fits them."""
     engaged = engaged_slates(
         histories,
         decisions,
@@ -268,14 +276,23 @@ def _slates(
     )
     liked = np.bincount(histories.item[engaged_rows(histories)], minlength=len(spoken.catalog.items)).astype(np.float64)
     words = word_slates(engaged, spoken.catalog, liked, int(len(engaged) * settings.word_share), settings.seed)
-    sequences, labels = slate_sequences(spoken, engaged)
-    more, more_labels = slate_sequences(spoken, words)
+    told = slate_sequences(spoken, engaged)
     if settings.move_share:
         far = move_slates(engaged, spoken.catalog, liked, int(len(engaged) * settings.move_share), settings.seed)
-        moved, moved_labels = slate_sequences(spoken, far, moves_given=True)
-        more, more_labels = more + moved, more_labels + moved_labels
-    said = zip(sequences + more, labels + more_labels, strict=True)
-    return [{"input_ids": ids, "labels": wanted} for ids, wanted in said]
+        moved = slate_sequences(spoken, far, moves_given=True)
+        told = (told[0] + moved[0], told[1] + moved[1])
+    both = (told, slate_sequences(spoken, words))
+    first, second = ([{"input_ids": ids, "labels": said} for ids, said in zip(*one, strict=True)] for one in both)
+    return first, second
+
+
+def _teach_words(spoken: Speaker, words: list[Example], config: SFTConfig, folder: Path) -> None:
+    steps = replace(config, per_device_train_batch_size=max(1, config.per_device_train_batch_size // 2))
+    trainer = SFTTrainer(
+        model=spoken.model, args=steps, train_dataset=Dataset.from_list(words), processing_class=spoken.tokenizer
+    )
+    with_progress(trainer, "SFT: words").train()
+    write_metrics(trainer, folder, "words")
 
 
 def _adapted(spoken: Speaker, preset: Preset) -> PeftModel:

@@ -39,6 +39,10 @@ class GroupArguments(ModelArguments):
         default=None,
         metadata={"help": "imitate slates that the reward would show first (default: where GRPO starts from SFT)"},
     )
+    asked: float = field(
+        default=0.15,
+        metadata={"help": "share of silent prompts in which a request is made up, for obeying to be worth it"},
+    )
     group: int = field(default=16, metadata={"help": "slates drawn for each prompt"})
     trade_off: bool = field(
         default=False, metadata={"help": "prompts ask for a drawn balance of midterm and clicks; --reward is not read"}
@@ -62,6 +66,7 @@ def stage(args: GroupArguments, given: GRPOConfig | None = None) -> bool:
         group=args.group,
         credit=args.credit or ("item" if args.method == "grpo" else "slate"),
         lesson=fresh if args.lesson is None else args.lesson,
+        asked=args.asked,
         anchor=args.anchor,
         trade_off=args.trade_off,
         kl_target=args.kl_target or None,

@@ -27,7 +27,7 @@ class SFTArguments(ModelArguments):
 
     slate_size: int = field(default=5, metadata={"help": "items of a slate"})
     word_share: float = field(
-        default=0.15, metadata={"help": "requests in words and what fits them, per slate that people engaged with"}
+        default=0.5, metadata={"help": "requests in words and what fits them, per slate that people engaged with"}
     )
     move_share: float = field(
         default=0.0, metadata={"help": "moves and slates that carry them out, per slate that people engaged with"}

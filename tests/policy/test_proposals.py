@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from policy.examples import Requests, made_up_requests
 from policy.grpo import GroupSettings, train_group
 from policy.proposals import candidates, propose
 from policy.watch import WatchSettings
@@ -43,6 +44,30 @@ def test_each_decision_and_each_trade_off_has_proposals_of_its_own() -> None:
     asked = rows % 2 == 1
     assert (first[asked] == rows[asked] % 3).all()
     assert 0.2 < float(np.mean(first[~asked] == rows[~asked] % 3)) < 0.5, "who wants nothing of it gets anything"
+
+
+def test_who_asks_gets_what_fits_best_and_others_where_too_little_does() -> None:
+    def reward(rows: torch.Tensor, slates: torch.Tensor) -> torch.Tensor:
+        return slates.float().sum(-1)  # the higher the number, the better
+
+    fits = np.array([[True, True, True, False, False], [False, False, True, False, False], [True] * 5])
+    asked = Requests(["low", "two", None], np.array([0, 1, 2]), fits)
+    slates = propose(reward, np.zeros(3, np.int64), np.arange(5), 2, 0.01, seed=3, requests=asked)
+    assert slates[0].tolist() == [2, 1]
+    assert slates[1].tolist() == [2, 4]
+    assert slates[2].tolist() == [4, 3]
+
+
+def test_requests_are_made_up_for_some_of_the_silent(run) -> None:  # noqa: F811
+    _, catalog, _, _ = run
+    given = ["play jazz", *[None] * 999]
+    asked = made_up_requests(catalog, 2, given, 0.3, np.random.default_rng(0))
+    assert asked.said[0] == "play jazz"
+    assert asked.which[0] == len(asked.fits) - 1, "what a log says in words of its own is nobody's promise"
+    spoke = np.array([text is not None for text in asked.said[1:]])
+    assert 0.25 < spoke.mean() < 0.35
+    assert (asked.fits[asked.which[1:][spoke]].sum(1) >= 2).all()
+    assert asked.fits[asked.which[1:][~spoke]].all()
 
 
 def test_candidates_are_what_the_log_shows_most(run) -> None:  # noqa: F811
