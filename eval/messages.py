@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import polars as pl
@@ -26,6 +27,7 @@ from data.world.truth import Tally, message_metrics, metrics
 from eval.intervals import Floats
 from eval.rollout import Rollout, RolloutSettings
 from policy.message_choice import BestMessages, by_opens
+from policy.messaging.caps import RulesWithCaps
 from rewards.messages import MessageReward
 
 DAILY = ("sent", "opened", "sessions", "opt_outs", "reachable")
@@ -144,15 +146,18 @@ def fresh_evening(world: str, seed: int, listeners: int) -> World:
     return burned_in(PRESETS[world].with_listeners(listeners), seed, BURN_IN_DAYS, seed + FRESH_LISTENERS)
 
 
-def sent_by(world: World, reward: Path) -> dict[str, MessagePolicy]:
-    """The world's own message policies, and those of the message reward in that folder, if there is one: the best by
-    its lower bound, and what it takes for likeliest to be opened."""
+def sent_by(
+    world: World, reward: Path, tuned: Mapping[str, MessagePolicy] = MappingProxyType({})
+) -> dict[str, MessagePolicy]:
+    """Everybody to compare: what a sender without a model does, those of the message reward in that folder, if there
+    is one (the best by its lower bound, and what it takes for likeliest to be opened), `tuned` ones, and the oracle."""
     found = {name: world.message_policy(name) for name in ("logging", "hold", "send_always", "most_opens")}
+    found["rules"] = RulesWithCaps()
     if reward.is_dir():
         model = MessageReward.load(reward)
         found["clicks"] = BestMessages(model, by_opens, name="clicks@1")
         found["reward"] = BestMessages(model)
-    return found | {"oracle": world.message_policy("oracle")}
+    return {**found, **tuned, "oracle": world.message_policy("oracle")}
 
 
 def pooled_sections(sections: Sequence[MessageSection]) -> MessageSection:

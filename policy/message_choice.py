@@ -8,18 +8,21 @@ others use: it always finds something that may be opened, so only the cap holds 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from data.world.environment import MessageContexts, Messages
 from data.world.message_policies import allowed_channels
 from data.world.settings import CHANNELS
 from rewards.messages import MessageReward, MessageScores
+from rewards.pareto import keep
 
 Ints = NDArray[np.int64]
 HOURS = (8, 13, 18)  # one local hour in each slot, none in quiet hours
+_FORBIDDEN = -1e6  # log rate of a move that no value makes up for
 
 
 def legal_moves(
@@ -68,3 +71,16 @@ class BestMessages:
 
         chosen = Messages(taken(column, np.int32), taken(channel, np.int8), taken(hour, np.int8))
         return chosen, np.zeros(batch)
+
+
+def keeping_reach(reward: MessageReward, contexts: MessageContexts, weekly_cap: int = 3) -> MessageReward:
+    """The reward with the smallest multiplier at which its best moves here cost no more reachability than the log's.
+
+    Where no multiplier does that, the largest that was tried: then it nearly always holds.
+    """
+    column, channel, hour, allowed = legal_moves(contexts, weekly_cap)
+    nothing = np.full((len(contexts), 1), -1)
+    scores = reward.score(contexts, *(np.concatenate([of, nothing], axis=1) for of in (column, channel, hour))).slate
+    support = scores.support.clone()
+    support[:, :-1][torch.from_numpy(~allowed)] = _FORBIDDEN
+    return replace(reward, objective=keep(reward.objective, replace(scores, support=support)).objective)

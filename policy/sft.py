@@ -124,6 +124,7 @@ def train_sft(
         examples += words[:: round(1 / WORDS_AGAIN)]
     if messages is not None:
         examples += messages.examples(spoken, settings.until, settings.seed)
+        examples = [{"allowed": None, **example} for example in examples]  # the first one says which columns there are
     trainer = SFTTrainer(
         model=trained,
         args=config,

@@ -51,12 +51,17 @@ class WatchSettings:
 
 @dataclass(frozen=True)
 class Look:
-    """Of the held-out moments: mean reward of drawn slates, entropy of a slate (nats), share of the catalog drawn, and
-    how often the item engaged with next is among the ten likeliest first ones (nan where nobody engaged again).
-    """
+    """Of the held-out moments: mean reward of what was drawn, and its entropy (nats)."""
 
     reward: float
     entropy: float
+
+
+@dataclass(frozen=True)
+class SlateLook(Look):
+    """Of slates also: the share of the catalog drawn, and how often the item engaged with next is among the ten
+    likeliest first ones (nan where nobody engaged again)."""
+
     coverage: float
     hit_rate: float
 
@@ -97,61 +102,23 @@ class HeldOut:
         return cls(rows, contexts(histories, chosen, length), asked, answers[:, 0])
 
 
-class Watch(TrainerCallback):
+class Watching(TrainerCallback):
     """Looks every few steps, keeps the best adapter, and says when to stop. `looks`: step -> what was seen."""
 
-    def __init__(self, spoken: Speaker, reward: Reward, held_out: HeldOut, settings: WatchSettings, seed: int) -> None:
-        self.spoken, self.reward, self.held_out = spoken, reward, held_out
-        self.settings, self.seed = settings, seed
-        self.looks: dict[int, Look] = {}
+    def __init__(self, spoken: Speaker, settings: WatchSettings) -> None:
+        self.spoken, self.settings = spoken, settings
+        self.looks: dict[int, Any] = {}
         self.best_step = 0
-        self.first: Look | None = None
+        self.first: Any = None
         self._best: Mapping[str, Tensor] = {}
 
-    @classmethod
-    def beside(
-        cls,
-        spoken: Speaker,
-        reward: Reward,
-        histories: Histories,
-        decisions: Decisions,
-        until: int,
-        taken: NDArray[np.int64],
-        settings: WatchSettings,
-        seed: int,
-        trade_off: bool = False,
-    ) -> Watch | None:
-        """A watch of a training on the decisions `taken`, on others before `until`; None where it takes them all."""
-        length = spoken.settings.history_length
-        rng = np.random.default_rng([seed, 1])
-        held_out = HeldOut.choose(histories, decisions, until, taken, settings.prompts, length, rng)
-        if trade_off:
-            held_out = replace(held_out, wants=draw_wants(len(held_out.rows), rng))
-        return cls(spoken, reward, held_out, settings, seed) if len(held_out.rows) else None
-
-    @torch.no_grad()
     def look(self) -> Look:
-        """Draw, score and rank now; the same luck at every look."""
-        model = self.spoken.model
-        learning = model.training
-        model.eval()
-        wants = self.held_out.wants
-        ids, mask = self.spoken.prompt.encode(self.held_out.known, wants)
-        device = self.spoken.legal.device
-        generator = torch.Generator().manual_seed(self.seed)
-        drawn = self.spoken.legal.draw(
-            ids.to(device), mask.to(device), samples=self.settings.samples, generator=generator
-        )
-        items = self.spoken.grammar.decode(drawn.tokens.flatten(0, 1))[1].view(len(ids), self.settings.samples, -1)
-        rewards = self.reward(torch.from_numpy(self.held_out.rows), items, *([] if wants is None else [wants]))
-        hit_rate = float("nan")
-        if len(self.held_out.asked):
-            asked = torch.from_numpy(self.held_out.asked)
-            ranked = likeliest_items(self.spoken.legal, ids[asked].to(device), mask[asked].to(device), RANKED, 16).cpu()
-            hit_rate = float((ranked == torch.from_numpy(self.held_out.answers)[:, None]).any(1).float().mean())
-        model.train(learning)
-        seen = len(items.unique()) / len(self.spoken.catalog)
-        return Look(float(rewards.mean()), float(-drawn.log_probs.mean()), seen, hit_rate)
+        """What the policy is like now; the same luck at every look."""
+        raise NotImplementedError
+
+    def lost(self, now: Any) -> bool:
+        """Whether the policy has lost what it must not lose."""
+        return False
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         now = self._remember(0)
@@ -161,10 +128,8 @@ class Watch(TrainerCallback):
         if state.global_step % self.settings.every:
             return
         now = self._remember(state.global_step)
-        first = self.first.hit_rate if self.first else 0.0
-        lost = first > 0 and now.hit_rate < self.settings.least_ranking * first
         stale = (state.global_step - self.best_step) // self.settings.every >= self.settings.patience
-        if lost or stale:
+        if self.lost(now) or stale:
             control.should_training_stop = True
             raise TrainingEndError
 
@@ -195,6 +160,64 @@ class Watch(TrainerCallback):
             weights = get_peft_model_state_dict(self._adapter())
             self._best = {name: weight.detach().clone() for name, weight in weights.items()}
         return now
+
+
+class Watch(Watching):
+    """The watch of policies that show slates."""
+
+    def __init__(self, spoken: Speaker, reward: Reward, held_out: HeldOut, settings: WatchSettings, seed: int) -> None:
+        super().__init__(spoken, settings)
+        self.reward, self.held_out, self.seed = reward, held_out, seed
+
+    @classmethod
+    def beside(
+        cls,
+        spoken: Speaker,
+        reward: Reward,
+        histories: Histories,
+        decisions: Decisions,
+        until: int,
+        taken: NDArray[np.int64],
+        settings: WatchSettings,
+        seed: int,
+        trade_off: bool = False,
+    ) -> Watch | None:
+        """A watch of a training on the decisions `taken`, on others before `until`; None where it takes them all."""
+        length = spoken.settings.history_length
+        rng = np.random.default_rng([seed, 1])
+        held_out = HeldOut.choose(histories, decisions, until, taken, settings.prompts, length, rng)
+        if trade_off:
+            held_out = replace(held_out, wants=draw_wants(len(held_out.rows), rng))
+        return cls(spoken, reward, held_out, settings, seed) if len(held_out.rows) else None
+
+    @torch.no_grad()
+    def look(self) -> SlateLook:
+        """Draw, score and rank now; the same luck at every look."""
+        model = self.spoken.model
+        learning = model.training
+        model.eval()
+        wants = self.held_out.wants
+        ids, mask = self.spoken.prompt.encode(self.held_out.known, wants)
+        device = self.spoken.legal.device
+        generator = torch.Generator().manual_seed(self.seed)
+        drawn = self.spoken.legal.draw(
+            ids.to(device), mask.to(device), samples=self.settings.samples, generator=generator
+        )
+        items = self.spoken.grammar.decode(drawn.tokens.flatten(0, 1))[1].view(len(ids), self.settings.samples, -1)
+        rewards = self.reward(torch.from_numpy(self.held_out.rows), items, *([] if wants is None else [wants]))
+        hit_rate = float("nan")
+        if len(self.held_out.asked):
+            asked = torch.from_numpy(self.held_out.asked)
+            ranked = likeliest_items(self.spoken.legal, ids[asked].to(device), mask[asked].to(device), RANKED, 16).cpu()
+            hit_rate = float((ranked == torch.from_numpy(self.held_out.answers)[:, None]).any(1).float().mean())
+        model.train(learning)
+        seen = len(items.unique()) / len(self.spoken.catalog)
+        return SlateLook(float(rewards.mean()), float(-drawn.log_probs.mean()), seen, hit_rate)
+
+    def lost(self, now: SlateLook) -> bool:
+        """Whether next-item ranking has fallen below a share of where it began."""
+        first = self.first.hit_rate if self.first else 0.0
+        return bool(first > 0 and now.hit_rate < self.settings.least_ranking * first)
 
 
 class KLTarget(TrainerCallback):
@@ -233,7 +256,7 @@ def check_kl_target(target: float | None) -> None:
         )
 
 
-def train_watched(trainer: Trainer, watch: Watch | None) -> None:
+def train_watched(trainer: Trainer, watch: Watching | None) -> None:
     """Train to the end, or to where the watch ends it: the model has its best adapter then, the log what was seen."""
     if watch is None:
         trainer.train()

@@ -2,6 +2,7 @@
 
     python scripts/claims.py --world clickbait --seeds 3
     python scripts/claims.py --world null --seeds 3 --json true
+    python scripts/claims.py --world messaging --about messages --seeds 3
 
 Every seed is a fresh world, log, reward model and training: the road's policies, their click-tuned twins, and what one
 would try first: reward-weighted SFT, GRPO with the logged slate in every group (ABPO), and the best of --best_of slates
@@ -34,7 +35,7 @@ from data.world import PRESETS
 from eval.exposure import Exposure
 from eval.rollout import Rollout, load_rollout, paired_json, save_rollout, world_json
 from eval.sections import Judged, world_rollout
-from scripts import train_grpo, train_ppo, train_weighted_sft
+from scripts import message_claims, train_grpo, train_ppo, train_weighted_sft
 from scripts.evaluate import best_of, speakers
 from scripts.opened import open_run
 from scripts.run import RunArguments, Stage, stages
@@ -56,6 +57,7 @@ PAIRS = (
     ("ppo_click", "sft"),
     ("grpo_click", "sft"),
 )
+ABOUT = ("slates", "messages")
 
 
 @dataclass
@@ -69,6 +71,10 @@ class ClaimsArguments:
     set: list[str] = field(default_factory=list, metadata={"help": "preset fields to change"})
     listeners: int = field(default=5_000, metadata={"help": "listeners of each log"})
     days: int = field(default=84, metadata={"help": "days of each log"})
+    about: str = field(default="slates", metadata={"help": f"what is claimed of: {', '.join(ABOUT)}"})
+    language_model: bool = field(
+        default=True, metadata={"help": "of messages: train the policy too, not the reward alone (minutes less)"}
+    )
     judged_listeners: int = field(
         default=1_000, metadata={"help": "fresh listeners each policy is played to, per seed"}
     )
@@ -96,11 +102,10 @@ def baselines(road: RunArguments) -> list[Stage]:
     ]
 
 
-def one_seed(args: ClaimsArguments, seed: int, console: Console) -> Rollout:
-    """Go the road with this seed, train what it is compared with, and play every policy."""
-    folder = Path(args.folder) / f"{args.world}-{args.preset}-{seed}"
-    given = RunArguments(
-        run=str(folder),
+def road(args: ClaimsArguments, seed: int) -> RunArguments:
+    """The road of one seed."""
+    return RunArguments(
+        run=str(Path(args.folder) / f"{args.world}-{args.preset}-{seed}"),
         preset=args.preset,
         set=args.set,
         world=args.world,
@@ -108,6 +113,12 @@ def one_seed(args: ClaimsArguments, seed: int, console: Console) -> Rollout:
         days=args.days,
         seed=seed,
     )
+
+
+def one_seed(args: ClaimsArguments, seed: int, console: Console) -> Rollout:
+    """Go the road with this seed, train what it is compared with, and play every policy."""
+    given = road(args, seed)
+    folder = Path(given.run)
     skipped = {"reports", *(f"policy/{name}" for name in args.leave_out)}
     for name, make in [*stages(given), *baselines(given)]:
         if name not in skipped:
@@ -192,12 +203,22 @@ def main() -> None:
         raise InputError(f"--seeds {args.seeds}: a claim needs at least one seed")
     if args.world not in PRESETS:
         raise InputError(f"unknown world {args.world!r}: choose one of {', '.join(PRESETS)}")
+    if args.about not in ABOUT:
+        raise InputError(f"--about {args.about}: choose one of {', '.join(ABOUT)}")
+    if args.about == "messages" and not PRESETS[args.world].switches.messages:
+        raise InputError(f"world {args.world} sends no messages: choose world messaging")
     console = Console(stderr=args.json)
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     # Progress is for people: with --json nothing but the result is on standard output.
     with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
-        found = findings(args.world, [one_seed(args, seed, console) for seed in seeds])
-        print_findings(found, console)
+        if args.about == "messages":
+            people, tuned = args.judged_listeners, args.language_model
+            played = [message_claims.one_seed(road(args, seed), people, tuned, console) for seed in seeds]
+            found = message_claims.findings(played)
+            message_claims.print_findings(found, console)
+        else:
+            found = findings(args.world, [one_seed(args, seed, console) for seed in seeds])
+            print_findings(found, console)
     if args.json:
         sys.stdout.write(json.dumps(found) + "\n")
 

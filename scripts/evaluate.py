@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
@@ -31,6 +32,7 @@ from data.errors import InputError, exit_on_input_error
 from data.histories import Contexts
 from data.readers import READERS
 from data.world import PRESETS, LoggingPolicy, World
+from data.world.environment import MessagePolicy
 from eval.habit import habit_section
 from eval.messages import fresh_evening, play_messages, sent_by
 from eval.report import make_report
@@ -52,6 +54,10 @@ from eval.sections import (
 from eval.world_section import world_portrait
 from policy.best_of import BestOfPolicy
 from policy.checkpoint import Speaker, load_speaker
+from policy.messaging.agent import LanguageModelMessages
+from policy.messaging.prompt import MessagePrompt, message_words
+from policy.messaging.training import NAME as TUNED
+from policy.messaging.training import is_message_policy
 from rewards.messages import NAME as MESSAGES
 from rewards.model import RewardModel
 from scripts.log_report import LogReportArguments, log_report, missing
@@ -108,7 +114,7 @@ class Clock:
 def stage(args: EvaluateArguments) -> bool:
     """Write the report; True when it was made, False when an unchanged one was there."""
     run = open_run(Path(args.run))
-    policies = adapters(run.folder)
+    policies = adapters(run.folder) | message_adapters(run.folder)
     other = Path(args.compare) if args.compare else None
     if other is not None and not (other / "reports" / "report.json").is_file():
         raise InputError(f"{other} has no reports/report.json: run scripts/evaluate.py on it first")
@@ -133,10 +139,20 @@ def stage(args: EvaluateArguments) -> bool:
 
 
 def adapters(run: Path) -> dict[str, Path]:
-    """The trained adapters of a run by name, click-tuned twins first, so that tables read from baseline to proposal."""
-    found = [path.parent for path in sorted((run / "policy").glob("*/adapter_config.json"))]
+    """The adapters of a run that show slates, by name, click-tuned twins first, so that tables read from baseline to
+    proposal."""
+    found = [folder for folder in _tuned(run) if not is_message_policy(folder)]
     order = sorted(found, key=lambda path: ("click" not in path.name, path.name))
     return {path.name: path for path in order}
+
+
+def message_adapters(run: Path) -> dict[str, Path]:
+    """The adapters of a run that decide on messages, by name."""
+    return {folder.name: folder for folder in _tuned(run) if is_message_policy(folder)}
+
+
+def _tuned(run: Path) -> list[Path]:
+    return [path.parent for path in sorted((run / "policy").glob("*/adapter_config.json"))]
 
 
 def speakers(run: Path, catalog: Catalog) -> dict[str, Speaker]:
@@ -149,6 +165,16 @@ def speakers(run: Path, catalog: Catalog) -> dict[str, Speaker]:
 def best_of(judged: Judged, run: Path, draws: int) -> BestOfPolicy:
     """The baseline that trains nothing: the best of so many slates drawn from SFT under the mid-term reward."""
     return BestOfPolicy("best_of", judged.speakers["sft"], RewardModel.load(run / "rewards" / "midterm"), draws)
+
+
+def message_speakers(run: Path, catalog: Catalog, items: pl.DataFrame) -> dict[str, MessagePolicy]:
+    """Every tuned policy of a run that decides on messages, in the words of its items; its own is called `policy`."""
+    found: dict[str, MessagePolicy] = {}
+    for name, folder in message_adapters(run).items():
+        spoken = load_speaker(run / "policy" / "sft", catalog, folder)
+        prompt = MessagePrompt(spoken.prompt, message_words(items))
+        found["policy" if name == TUNED else name] = LanguageModelMessages(f"{name}@1", spoken, prompt)
+    return found
 
 
 def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
@@ -203,8 +229,9 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
         if world is not None and PRESETS[world].switches.messages:
             progress.update(task, description="playing message policies")
             evening = fresh_evening(world, origin["seed"], preset.rollout_listeners)
+            tuned = message_speakers(run.folder, run.catalog, run.store.items())
             with clock.lap("messages"):
-                messages = play_messages(evening, sent_by(evening, run.folder / "rewards" / MESSAGES), seed=seed)
+                messages = play_messages(evening, sent_by(evening, run.folder / "rewards" / MESSAGES, tuned), seed=seed)
     inputs = ReportInputs(
         run=run.folder.name,
         source=f"world {world}" if world else f"log read by {origin['config'].get('reader')}",

@@ -50,7 +50,10 @@ class PlanArguments:
     """Which run and day, within what; a budget that is not given is no limit."""
 
     run: str = field(default="runs/messages", metadata={"help": "run folder with logs/, catalog/ and rewards/messages"})
-    day: str | None = field(default=None, metadata={"help": "local day, as 2026-03-29; default: the one after the log"})
+    day: str | None = field(
+        default=None,
+        metadata={"help": "local day, as 2026-03-29; default: the one after the log's last decisions about messages"},
+    )
     budget_push: int | None = field(default=None, metadata={"help": "most push messages"})
     budget_email: int | None = field(default=None, metadata={"help": "most e-mails"})
     budget_in_app: int | None = field(default=None, metadata={"help": "most messages in the app"})
@@ -129,11 +132,23 @@ def stage(args: PlanArguments, values: Callable[[MessageRules], Values] | None =
 
 def _day(given: str | None, store: LogStore) -> date:
     if given is None:
-        return store.end.date() + timedelta(days=1)
+        last = [day for bucket in range(store.buckets) if (day := _last_decided(store, bucket)) is not None]
+        return (max(last) if last else store.end.date()) + timedelta(days=1)
     try:
         return date.fromisoformat(given)
     except ValueError:
         raise InputError(f"--day {given}: give a date, as 2026-03-29") from None
+
+
+def _last_decided(store: LogStore, bucket: int) -> date | None:
+    """The last local day on which messages were decided on."""
+    decided = with_time_zone(_of_messages(store, store.decisions(bucket)), store.users(bucket))
+    return local_clock(decided).dt.date().max()  # type: ignore[return-value]
+
+
+def _of_messages(store: LogStore, decisions: pl.DataFrame) -> pl.DataFrame:
+    sent = message_items(store.items())["item_id"]
+    return decisions.filter(pl.col("channel").is_not_null() | pl.col("slate").list.first().is_in(sent.implode()))
 
 
 def _begun(folder: Path, settings: dict[str, object]) -> bool:
@@ -182,13 +197,12 @@ def _asked(
     if earlier is not None:
         mine = earlier.join(who, on="user_id", how="semi").join(logged, on="decision_id", how="anti")
         logged = pl.concat([logged, mine], how="diagonal_relaxed")
-    sent = message_items(store.items())["item_id"]
-    of_messages = pl.col("channel").is_not_null() | pl.col("slate").list.first().is_in(sent.implode())
-    decided = with_time_zone(logged.filter(of_messages), users)
+    decided = with_time_zone(_of_messages(store, logged), users)
     today = local_day(local_clock(decided)) == (day - date(1970, 1, 1)).days
     who = who.join(decided.filter(today), on="user_id", how="anti")
     if who.is_empty():
         return None
+    sent = message_items(store.items())["item_id"]
     told = told_to(offers.live(who["time"].min(), who["time"].max()), who, sent, most)  # type: ignore[arg-type]
     if told.is_empty():
         return None

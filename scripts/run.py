@@ -1,5 +1,7 @@
 """The whole road in one command: logs -> outcomes -> catalog -> rewards -> SFT -> DPO -> PPO, GRPO -> report.
 
+In a world that sends messages their reward and their policy are on the road too.
+
     python scripts/run.py --run runs/demo
     python scripts/run.py --run runs/globo --logs clicks.parquet --reader globo
     python scripts/run.py --config scripts/configs/run.yaml
@@ -21,6 +23,7 @@ from trl import TrlParser
 
 from data.artifacts import run_lock
 from data.errors import exit_on_input_error
+from data.world import PRESETS
 from eval.report.summary import print_summary
 from scripts import (
     build_catalog,
@@ -30,6 +33,8 @@ from scripts import (
     simulate,
     train_dpo,
     train_grpo,
+    train_message_rewards,
+    train_messages,
     train_ppo,
     train_rewards,
     train_sft,
@@ -81,6 +86,13 @@ def stages(args: RunArguments) -> list[Stage]:
     sft = train_sft.SFTArguments(*model, slate_size=args.slate_size, model_seed=seed)
     ppo = train_ppo.PPOArguments(*model, reward="midterm", start="dpo", name="ppo", model_seed=seed)
     grpo = train_grpo.GroupArguments(*model, reward="midterm", start="none", name="grpo", model_seed=seed)
+    sends = args.logs is None and args.world in PRESETS and PRESETS[args.world].switches.messages
+    weighed = train_message_rewards.MessageRewardArguments(run, seed=seed)
+    decided = train_messages.MessageArguments(*model, model_seed=seed)
+    messages: list[Stage] = [
+        ("rewards/messages", lambda: train_message_rewards.stage(weighed)),
+        ("policy/messages", lambda: train_messages.stage(decided)),
+    ]
     judged = evaluate.EvaluateArguments(*model, compare=args.compare, eval_seed=seed)
     return [
         first,
@@ -93,6 +105,7 @@ def stages(args: RunArguments) -> list[Stage]:
         dpo("dpo", "midterm"),
         ("policy/ppo", lambda: train_ppo.stage(ppo)),
         ("policy/grpo", lambda: train_grpo.stage(grpo)),
+        *(messages if sends else []),
         ("reports", lambda: evaluate.stage(judged)),
     ]
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from rich.console import Console
 from rich.table import Table
 from trl import TrlParser
@@ -26,11 +25,11 @@ from data.artifacts import build
 from data.catalog import Catalog
 from data.errors import InputError, exit_on_input_error
 from data.message_log import read_message_log
-from data.store import LogStore, read_parquet
-from data.world.message_record import OPPORTUNITIES, SIGNALS
+from data.store import LogStore
 from rewards.message_features import MessageCatalog
 from rewards.message_training import MessageRewardSettings, message_quality, train_message_reward
 from rewards.messages import FORMAT, NAME
+from scripts.opened import signals_file, value_signals
 
 
 @dataclass
@@ -47,27 +46,6 @@ class MessageRewardArguments:
     seed: int = field(default=0, metadata={"help": "seed of the halves, the trees and the draws"})
 
 
-def signals(args: MessageRewardArguments) -> Path | None:
-    """The file of value signals, if there is one. Raises InputError for one that is named and not there."""
-    if args.opportunities is not None:
-        if not Path(args.opportunities).is_file():
-            raise InputError(f"--opportunities {args.opportunities}: no such file")
-        return Path(args.opportunities)
-    there = Path(args.run) / "logs" / SIGNALS
-    return there if there.is_file() else None
-
-
-def said(file: Path | None) -> pl.DataFrame | None:
-    """The value signals. Raises InputError where a column is missing."""
-    if file is None:
-        return None
-    frame = read_parquet(file)
-    for column in OPPORTUNITIES:
-        if column not in frame.columns:
-            raise InputError(f"{file}: no column {column!r}: value signals need {', '.join(OPPORTUNITIES)}")
-    return frame
-
-
 def stage(args: MessageRewardArguments) -> bool:
     """Train the reward; True when it was trained, False when an unchanged one was there."""
     folder = Path(args.run)
@@ -77,13 +55,13 @@ def stage(args: MessageRewardArguments) -> bool:
     if not 0.0 < args.cut <= 1.0:
         raise InputError(f"--cut {args.cut}: give the share of the log that teaches, above 0 and at most 1")
     settings = MessageRewardSettings(members=args.members, weekly_cap=args.weekly_cap)
-    store, file = LogStore(folder / "logs"), signals(args)
+    store, file = LogStore(folder / "logs"), signals_file(folder, args.opportunities)
 
     def make(temporary: Path) -> None:
         index = Catalog.load(folder / "catalog").index_of
         catalog = MessageCatalog.of(store.items(), index)
         cut = store.start + timedelta(seconds=(store.end - store.start).total_seconds() * args.cut)
-        values = said(file)
+        values = value_signals(file)
         log = read_message_log(store, index, values, cut)
         reward, quality = train_message_reward(log, catalog, settings, args.seed)
         if args.cut < 1.0:

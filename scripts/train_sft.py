@@ -1,7 +1,8 @@
 """Supervised fine-tuning of the recommendation policy: runs/<name>/policy/sft.
 
-A base model learns the catalog's language and then slates that listeners engaged with. Any argument of TRL's SFTConfig
-can be given; what is not given comes from the preset.
+A base model learns the catalog's language and then slates that listeners engaged with; where the log decides on
+messages, those decisions too, so that an adapter can be tuned on them. Any argument of TRL's SFTConfig can be given;
+what is not given comes from the preset.
 
     accelerate launch scripts/train_sft.py --run runs/demo --preset nano
     accelerate launch scripts/train_sft.py --config scripts/configs/train_sft.yaml
@@ -12,13 +13,18 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from trl import SFTConfig, TrlParser
 
 from data.errors import exit_on_input_error
+from policy.messaging.examples import MessageLesson
+from policy.messaging.prompt import message_words
 from policy.sft import SFTSettings, sft_config, train_sft
 from policy.training import build_on_ranks, overridden, trainer_defaults
 from scripts.opened import ModelArguments, open_run
+
+MESSAGE_SHARE = 2 / 3  # decisions about messages to an engaged slate, where the log has any
 
 
 @dataclass
@@ -44,15 +50,19 @@ def stage(args: SFTArguments, given: SFTConfig | None = None) -> bool:
     )
     folder = run.folder / "policy" / "sft"
     changed = overridden(given)
+    decisions = round(preset.sft_slates * MESSAGE_SHARE) if run.decides_on_messages else 0
 
     def make(temporary: Path) -> None:
         config = sft_config(preset, temporary, args.model_seed, changed)
-        train_sft(run.histories, run.decisions, run.catalog, preset, settings, temporary, config)
+        lesson = MessageLesson(run.message_log(), message_words(run.store.items()), decisions) if decisions else None
+        train_sft(run.histories, run.decisions, run.catalog, preset, settings, temporary, config, lesson)
 
     said = asdict(settings)
     if not settings.move_share:
         del said["move_share"]  # what was trained before there was such a thing is unchanged
-    config = {"preset": preset.training("sft"), "settings": said, "trl": changed}
+    config: dict[str, Any] = {"preset": preset.training("sft"), "settings": said, "trl": changed}
+    if decisions:
+        config["messages"] = decisions
     return build_on_ranks(folder, config=config, inputs=run.inputs, seed=args.model_seed, make=make)
 
 

@@ -7,7 +7,8 @@ that costs more than it brings. The reference is policy/sft, which decides as th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,36 +16,37 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from data.catalog import Catalog
 from data.errors import InputError
 from data.message_log import MessageLog, take_contexts
-from data.world.environment import MessageContexts
 from policy.checkpoint import save_adapter
 from policy.grpo import Rollouts, group_config, group_trainer
 from policy.messaging.agent import Allowed
 from policy.messaging.prompt import MessagePrompt
 from policy.messaging.rules import allowed_by_clock
+from policy.messaging.watch import WATCHED, MessageWatch, Worth
 from policy.presets import Preset
 from policy.training import speaker_to_tune, with_progress, write_metrics
-from policy.watch import KLTarget, check_kl_target
+from policy.watch import KLTarget, WatchSettings, check_kl_target, train_watched
 from rewards.messages import MessageReward
 
 REWARDS = ("midterm", "opens")
-Ints = NDArray[np.int64]
-Worth = Callable[[MessageContexts, Ints, Ints, Ints], NDArray[np.float64]]  # of (column, channel, hour) (B, N): (B, N)
+NAME = "messages"  # of the adapter in a run's policy/
+MESSAGE_POLICY = "messages.json"  # beside an adapter that decides on messages and shows no slates
 
 
 @dataclass(frozen=True)
 class MessageSettings:
     """until: prompts come from decisions before this time (us since 1970). group: decisions drawn for each prompt.
 
-    kl_target: divergence from the reference to steer to, nats per decision (None: a fixed penalty).
+    watch: how it is watched on held-out mornings. kl_target: divergence from the reference to steer to, nats per
+    decision (None: a fixed penalty).
     """
 
     until: int
     group: int = 16
+    watch: WatchSettings = WATCHED
     kl_target: float | None = None
     seed: int = 0
 
@@ -54,6 +56,11 @@ class MessageSettings:
                 f"a group of {self.group}: a decision is compared with others of its group, give 2 or more"
             )
         check_kl_target(self.kl_target)
+
+
+def is_message_policy(folder: Path) -> bool:
+    """Whether the adapter in `folder` decides on messages."""
+    return (folder / MESSAGE_POLICY).is_file()
 
 
 def worth(reward: MessageReward, name: str) -> Worth:
@@ -90,11 +97,15 @@ def train_messages(
     config = group_config("grpo", preset, folder, settings.group, grammar.length, settings.seed, changed)
     rng = np.random.default_rng(settings.seed)
     before = np.flatnonzero(log.contexts.time < settings.until)
-    asked = rng.permutation(before)[: -(-preset.grpo_slates // settings.group)]
-    may = rules(take_contexts(log.contexts, asked))
-    asked, may = asked[may.any(axis=(1, 2, 3))], may[may.any(axis=(1, 2, 3))]
-    if not len(asked):
+    wanted = -(-preset.grpo_slates // settings.group)
+    mixed = rng.permutation(before)[: wanted + settings.watch.prompts]
+    may = rules(take_contexts(log.contexts, mixed))
+    open_ = may.any(axis=(1, 2, 3))
+    mixed, may = mixed[open_], may[open_]
+    if not len(mixed):
         raise InputError("messages: on no morning before the cut could anything have been sent")
+    # What training does not see is watched, where there is more than training takes.
+    unseen, unseen_may, asked, may = mixed[wanted:], may[wanted:], mixed[:wanted], may[:wanted]
     prompts = MessagePrompt(spoken.prompt, words).tokens(take_contexts(log.contexts, asked), may)
     # What may be sent is looked up by the prompt, so of those that read alike the first is asked.
     first = sorted({tuple(prompt): row for row, prompt in reversed(list(enumerate(prompts)))}.values())
@@ -110,6 +121,11 @@ def train_messages(
     trainer = group_trainer(rollouts, message_reward, config)
     if settings.kl_target is not None:
         trainer.add_callback(KLTarget(trainer.steer, settings.kl_target, grammar.length))
-    with_progress(trainer, title).train()
+    watch = None
+    if len(unseen):
+        mornings = take_contexts(log.contexts, unseen)
+        watch = MessageWatch(spoken, words, reward, mornings, unseen_may, settings.watch, settings.seed)
+    train_watched(with_progress(trainer, title), watch)
     write_metrics(trainer, folder, "messages")
     save_adapter(model, folder)
+    (folder / MESSAGE_POLICY).write_text(json.dumps({"group": settings.group, "base": "../sft"}) + "\n")

@@ -1,5 +1,6 @@
 """Decisions about messages are one distribution: drawn, scored and trained alike, legal, and all of them sum to one."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from policy.messaging.examples import MessageLesson, MixedCollator
 from policy.messaging.grammar import HOURS, MessageGrammar, every_decision
 from policy.messaging.prompt import MessagePrompt, message_words
 from policy.messaging.rules import MessageRules, allowed_by_clock
-from policy.messaging.training import MessageSettings, train_messages
+from policy.messaging.training import MessageSettings, is_message_policy, train_messages
 from policy.presets import NANO
 from policy.vocabulary import message_tokens
 from tests.policy.test_language_model import make_contexts as slate_contexts
@@ -214,6 +215,15 @@ def test_messages_that_the_reward_likes_become_likelier(spoken, log, tmp_path) -
     varied = replace(log, contexts=contexts)
     train_messages(base, None, varied, WORDS, catalog, evenings, small, MessageSettings(until=2**62), out)
     assert liked(out) > liked(None) + 0.2
+    assert is_message_policy(out)
+    assert not is_message_policy(base)
+    lines = [json.loads(line) for line in (out / "training.jsonl").read_text().splitlines()]
+    looks = [line for line in lines if "watch/reward" in line]
+    assert looks[0]["watch/kl"] == pytest.approx(0.0, abs=1e-6), "training begins at the reference"
+    best = next(look for look in looks if look["step"] == lines[-1]["watch/best_step"])
+    assert best["watch/reward"] == max(look["watch/reward"] for look in looks) > looks[0]["watch/reward"]
+    assert best["watch/kl"] > 0.01
+    assert 0 < best["watch/sends"] < 1
 
 
 def test_only_lawful_decisions_are_lessons(spoken, log) -> None:

@@ -113,6 +113,10 @@ def test_a_killed_plan_goes_on_and_ends_where_one_at_a_stretch_ends(
 ) -> None:
     whole, killed = copy_of(run, tmp_path / "whole"), copy_of(run, tmp_path / "killed")
     assert stage(arguments(whole), by_signal) is not None
+    decided = LogStore(whole / "logs").decisions().filter(pl.col("decision_id").str.starts_with("m"))
+    on = decided["time"].max() + timedelta(hours=12)  # type: ignore[operator]
+    assert next(whole.glob("plans/2*")).name == (on + timedelta(hours=12)).date().isoformat(), "the day after the last"
+    assert planned_rows(whole).height > 60
     written: list[str] = []
     keep = plan_messages._write
 
