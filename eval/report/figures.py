@@ -10,6 +10,8 @@ from eval.report.drawing import GRID, INK, MUTED, WIDTH, Drawing, Scale, text_wi
 ROW = 25.0
 LABELS, VALUES = 116.0, 62.0
 COMPARED_ROW = 60.0
+NAME_ROW = 17.0
+CROWDED = 7  # points that still find room for their names beside them
 
 
 @dataclass(frozen=True)
@@ -89,16 +91,19 @@ class Point:
 
 
 def trade_off(name: str, points: Sequence[Point], x_label: str, y_label: str) -> str:
-    """Two metrics against each other; up and to the right is better. Lines are 95% intervals."""
-    drawing = Drawing(height=318)
-    left, right, top, bottom = 34.0, WIDTH - 14, 22.0, 270.0
+    """Two metrics against each other; up and to the right is better. Lines are 95% intervals. Many have their names
+    above, where these would cover each other."""
+    crowded = len(points) > CROWDED
+    above = NAME_ROW * len(points) + 8 if crowded else 0.0
+    drawing = Drawing(height=318 + above)
+    left, right, top, bottom = 34.0, WIDTH - 14, 22.0 + above, 270.0 + above
     x = Scale(min(p.x.lo for p in points), max(p.x.hi for p in points), left + 4, right)
     y = Scale(min(p.y.lo for p in points), max(p.y.hi for p in points), bottom - 4, top)
     axis(drawing, x, top, bottom)
     for tick in y.ticks():
         drawing.line(left, y(tick), right, y(tick))
         drawing.text(left - 4, y(tick) + 4, y.tick_label(tick), 11, "end", MUTED)
-    drawing.text(2, 12, f"↑ {y_label}", 12, bold=True)
+    drawing.text(2, top - 10, f"↑ {y_label}", 12, bold=True)
     drawing.text(right, bottom + 36, f"{x_label} →", 12, "end", bold=True)
     taken: list[tuple[float, float, float, float]] = [
         (x(p.x.value) - 6, y(p.y.value) - 6, x(p.x.value) + 6, y(p.y.value) + 6) for p in points
@@ -111,9 +116,14 @@ def trade_off(name: str, points: Sequence[Point], x_label: str, y_label: str) ->
         at_x, at_y, colour = x(point.x.value), y(point.y.value), point.x.colour
         drawing.line(x(point.x.lo), at_y, x(point.x.hi), at_y, colour, 1.4)
         drawing.line(at_x, y(point.y.lo), at_x, y(point.y.hi), colour, 1.4)
-    for point in points:
+    for row, point in enumerate(points):
         at_x, at_y = x(point.x.value), y(point.y.value)
         drawing.marker(at_x, at_y, point.x.shape, point.x.colour, 5.5)
+        if crowded:
+            at = 10.0 + NAME_ROW * row
+            drawing.marker(17, at, point.x.shape, point.x.colour, 4.5)
+            drawing.text(30, at + 4, fit(point.x.label, WIDTH - 34), 12, bold=point.x.bold)
+            continue
         box = free_place(
             at_x, at_y, text_width(point.x.label, 13.5 if point.x.bold else 12), taken, (left, top, right, bottom)
         )

@@ -86,10 +86,9 @@ def messages_json(section: MessageSection) -> Json:
             for example in section.examples
         ],
     }
-    if reference in means:
-        found[f"paired_vs_{reference}"] = {
-            name: paired_json(section.rollouts, name, reference) for name in means if name != reference
-        }
+    found[f"paired_vs_{reference}"] = {
+        name: paired_json(section.rollouts, name, reference) for name in means if name != reference
+    }
     return found
 
 
@@ -104,8 +103,8 @@ def message_figures(report: Mapping[str, Any]) -> dict[str, Any]:
         "labels": {policy: style(policy, place).label for place, policy in enumerate(shown["policies"])},
         "titles": {name: (DAY_WORDS[name], PER[name]) for name in DAILY},
         "by_day": {name: Markup(by_week(shown["by_day"], name)) for name in DAILY},
-        "front": Markup(plane(shown["policies"], "converted_28", "Conversion against reach", shown["front"])),
-        "worth": Markup(plane(shown["policies"], "active_days_28", "Active days against reach", ())),
+        "front": Markup(plane(shown, "converted_28", "Conversion against reach", shown["front"])),
+        "worth": Markup(plane(shown, "active_days_28", "Active days against reach", ())),
     }
 
 
@@ -126,16 +125,22 @@ def by_week(days: Mapping[str, Any], name: str) -> str:
     return profiles(DAY_WORDS[name], lines, "weeks", PER[name])
 
 
-def plane(policies: Mapping[str, Any], up: str, title: str, best: list[str] | tuple[str, ...]) -> str:
-    """A metric against the share still reachable, a point a policy; those of the front are bold."""
+def plane(shown: Mapping[str, Any], up: str, title: str, best: list[str] | tuple[str, ...]) -> str:
+    """A metric against the share still reachable, both less those of the reference, the same people compared; a point a
+    policy, and those of the front are bold."""
+    reference, origin = shown["reference"], {"diff": 0.0, "lo": 0.0, "hi": 0.0}
+    paired = shown[f"paired_vs_{reference}"]
     points = []
-    for place, (policy, by) in enumerate(policies.items()):
+    for place, policy in enumerate(shown["policies"]):
         look, bold = style(policy, place), policy in best
-        x, y = by["reachable_28"], by[up]
+        across, high = (paired[policy][name] if policy != reference else origin for name in ("reachable_28", up))
         points.append(
             Point(
-                Mark(look.label, x["mean"], x["lo"], x["hi"], look.colour, look.marker, bold),
-                Mark(look.label, y["mean"], y["lo"], y["hi"], look.colour, look.marker, bold),
+                *(
+                    Mark(look.label, of["diff"], of["lo"], of["hi"], look.colour, look.marker, bold)
+                    for of in (across, high)
+                )
             )
         )
-    return trade_off(title, points, "share still reachable", words.metric(up).label.lower())
+    less = style(reference, 0).label
+    return trade_off(title, points, f"share reachable less {less}", f"{words.metric(up).label.lower()} less {less}")
