@@ -44,7 +44,7 @@ class MessageArguments(ModelArguments):
     multiplier: float | None = field(
         default=None, metadata={"help": "price of reachability; left out: the smallest that keeps the log's"}
     )
-    group: int = field(default=16, metadata={"help": "decisions drawn for each prompt"})
+    group: int = field(default=4, metadata={"help": "decisions drawn for each prompt"})
     kl_target: float = field(
         default=0.0, metadata={"help": "divergence from SFT to steer to, nats per decision; 0: a fixed penalty"}
     )

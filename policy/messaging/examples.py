@@ -58,11 +58,17 @@ class MessageLesson:
         taken, may = self.log.take(rows[kept]), may[kept]
         parts = (torch.from_numpy(part.astype(np.int64)) for part in (taken.column, taken.channel, taken.hour))
         whole = spoken.legal.decisions.encode(*parts).tolist()
-        prompts = MessagePrompt(spoken.prompt, self.words).tokens(taken.contexts, may)
-        return [
-            {"input_ids": said + made, "labels": [-100] * len(said) + made, "allowed": np.flatnonzero(open_).tolist()}
-            for said, made, open_ in zip(prompts, whole, may, strict=True)
-        ]
+        return decision_examples(MessagePrompt(spoken.prompt, self.words).tokens(taken.contexts, may), whole, may)
+
+
+def decision_examples(
+    prompts: Sequence[list[int]], decisions: Sequence[list[int]], may: NDArray[np.bool_]
+) -> list[Example]:
+    """Prompts and what is decided after each, as `MessageLesson.examples`. may: (P, M, channels, HOURS)."""
+    return [
+        {"input_ids": said + made, "labels": [-100] * len(said) + made, "allowed": np.flatnonzero(open_).tolist()}
+        for said, made, open_ in zip(prompts, decisions, may, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
