@@ -17,13 +17,12 @@ from pathlib import Path
 import numpy as np
 from trl import GRPOConfig, TrlParser
 
-from data.artifacts import build
 from data.errors import InputError, exit_on_input_error
 from data.message_log import MessageLog, take_contexts
 from policy.message_choice import keeping_reach
 from policy.messaging.prompt import message_words
 from policy.messaging.training import NAME, REWARDS, MessageSettings, train_messages, worth
-from policy.training import overridden, trainer_defaults
+from policy.training import build_on_ranks, overridden, trainer_defaults
 from rewards.messages import HEADS, MessageReward
 from rewards.messages import NAME as REWARD
 from scripts.opened import ModelArguments, open_run
@@ -76,7 +75,7 @@ def stage(args: MessageArguments, given: GRPOConfig | None = None) -> bool:
             title=args.name,
         )
 
-    return build(
+    return build_on_ranks(
         run.folder / "policy" / args.name,
         config={"preset": preset.training("grpo"), "settings": asdict(settings), "asked": asked, "trl": changed},
         inputs=[*run.inputs, base, folder],

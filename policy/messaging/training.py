@@ -128,6 +128,11 @@ def train_messages(
     lessons = decision_examples(
         written.tokens(take_contexts(log.contexts, pool[first]), open_to[first]), said[first].tolist(), open_to[first]
     )
+    watch = None
+    if watched:
+        mornings = take_contexts(log.contexts, looked_at[:watched])
+        watch = MessageWatch(spoken, words, reward, mornings, may[:watched], settings.watch, settings.seed)
+        watch.begin()  # at the reference
     imitate(spoken, model, lessons, open_to.shape[1], preset, settings.seed, folder)
 
     prompts = written.tokens(take_contexts(log.contexts, pool[:wanted]), open_to[:wanted])
@@ -145,10 +150,6 @@ def train_messages(
     trainer = group_trainer(rollouts, message_reward, config)
     if settings.kl_target is not None:
         trainer.add_callback(KLTarget(trainer.steer, settings.kl_target, grammar.length))
-    watch = None
-    if watched:
-        mornings = take_contexts(log.contexts, looked_at[:watched])
-        watch = MessageWatch(spoken, words, reward, mornings, may[:watched], settings.watch, settings.seed)
     train_watched(with_progress(trainer, title), watch)
     write_metrics(trainer, folder, "messages")
     save_adapter(model, folder)
