@@ -1,9 +1,11 @@
 """Load shedding: how many requests may be answered at once, found out from how long answers take.
 
 More requests than the model server can carry make everybody wait. So the limit is lowered when an answer took longer
-than the target (by as much as it was longer, a tenth at least, half at most), and raised by one when answers are fast
-and the limit is what keeps requests out: additive increase, multiplicative decrease (Chiu and Jain 1989, as TCP does).
-What is over it is refused at once, with the time after which it is worth asking again.
+than the target (by as much as it was longer, a tenth at least, half at most) or the model gave none in time (by half),
+and raised by one when answers are fast and the limit is what keeps requests out: additive increase, multiplicative
+decrease (Chiu and Jain 1989, as TCP does). It begins low, as TCP does too, and doubles in the time of an answer. For a
+while after it was lowered it stays: answers are fast then because popularity gives them. What is over it is refused at
+once, with the time after which it is worth asking again.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+_FIRST = 32
 
 
 class Overloaded(Exception):  # noqa: N818 - an answer, not a fault
@@ -37,7 +41,7 @@ class Admission:
     _seconds: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        self._limit = float(self.most)
+        self._limit = float(min(self.most, _FIRST))
 
     @property
     def limit(self) -> int:
@@ -57,14 +61,22 @@ class Admission:
             self._learn(now, now - began)
             self.in_flight -= 1
 
+    def late(self) -> None:
+        """The model did not answer in time: what was let in was too much for it."""
+        self._lower(self.clock(), 0.5)
+
     def _learn(self, now: float, seconds: float) -> None:
         self._seconds += 0.1 * (seconds - self._seconds)
         if seconds > self.target_seconds:
-            # Once for all that were waiting together: they are one piece of news.
-            if now - self._lowered >= self.target_seconds:
-                share = min(0.9, max(0.5, self.target_seconds / seconds))
-                self._limit = max(float(self.least), self._limit * share, self.in_flight * 0.5)
-                self._limit = min(self._limit, float(self.most))
-                self._lowered = now
-        elif self.in_flight >= self.limit - 1:
+            self._lower(now, min(0.9, max(0.5, self.target_seconds / seconds)))
+        elif self.in_flight >= self.limit - 1 and not self._just_lowered(now):
             self._limit = min(float(self.most), self._limit + 1.0)
+
+    def _lower(self, now: float, share: float) -> None:
+        # Once for all that were waiting together: they are one piece of news.
+        if not self._just_lowered(now):
+            self._limit = max(float(self.least), self._limit * share)
+            self._lowered = now
+
+    def _just_lowered(self, now: float) -> bool:
+        return now - self._lowered < self.target_seconds

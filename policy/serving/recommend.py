@@ -181,6 +181,8 @@ def attempted(service: Service, rung: str, attempt: Attempt) -> Iterator[None]:
     except Refusal as refused:
         # A request that passed our checks and not vLLM's is not the client's fault, and no sign of an ill rung.
         reason = {400: "refused", 504: "timeout"}.get(refused.status, "error")
+        if reason == "timeout":
+            service.admission.late()
         if reason == "refused":
             attempt.abandoned()
         else:

@@ -104,6 +104,29 @@ def test_the_limit_falls_when_answers_are_slow_and_recovers_when_they_are_fast()
     assert admission.in_flight == 0
 
 
+def test_a_late_model_halves_the_limit_once_and_quick_answers_of_popularity_do_not_raise_it() -> None:
+    clock = Clock()
+    admission = Admission(most=128, least=4, target_seconds=3.0, clock=clock)
+
+    def answered(seconds: float) -> None:
+        places = [admission.place() for _ in range(admission.limit)]
+        for each in places:
+            each.__enter__()
+        clock.now += seconds
+        for each in places:
+            each.__exit__(None, None, None)
+
+    assert admission.limit == 32
+    for _ in range(32):
+        admission.late()
+    assert admission.limit == 16
+    answered(0.01)
+    assert admission.limit == 16
+    clock.now += 3.0
+    answered(0.01)
+    assert admission.limit > 16
+
+
 def test_popular_slates_have_the_probability_that_is_logged() -> None:
     """Drawn 40,000 times, every one of the 24 slates of two of five items comes as often as its propensity says."""
     popular = Popular(np.array([1.0, 2.0, 3.0, 4.0, 50.0]))
