@@ -89,18 +89,22 @@ async def decide_message(service: Service, request: MessageRequest) -> MessageRe
         raise Refusal(400, f"unknown message policy {name!r}: this server has {', '.join(policies)}")
     now, mailing = request.time or datetime.now(UTC), service.mailing.value
     arm = mailing.drawing(now.date()).arm(request.user_id)
-    chosen, letter, row = Chosen(fallback=HOLD), None, None
+    row: dict[str, Any] | None = None
+    letter: Letter | None = None
     for _ in range(_TRIES):
         try:
             day, letter, count = await _look(service, request, now, mailing)
             chosen = await _choose(service, letter, name, policies, arm, mailing, deadline)
-            row = _row(service, request, letter, chosen, now, arm)
-            if chosen.held or await _noted(service, request.user_id, row, count, chosen, day, mailing):
+            made = _row(service, request, letter, chosen, now, arm)
+            if chosen.held or await _noted(service, request.user_id, made, count, chosen, day, mailing):
+                row = made
                 break
         except StateError:
             service.listeners.state_errors += 1
-        chosen, row = Chosen(fallback=HOLD), None
-    if row is None:
+            break
+    if row is None:  # the state is out of reach, or others were quicker every time
+        service.metrics.fallbacks.labels(name, "state").inc()
+        chosen = Chosen(fallback=HOLD)
         row = _row(service, request, letter, chosen, now, arm)
     await service.log_decisions(ROUTE, [row], max(deadline - time.monotonic(), _LEAST_LOG_SECONDS))
     service.metrics.messages.labels(chosen.policy, row["channel"] or HOLD, row["arm"]).inc()

@@ -39,7 +39,7 @@ class Metrics:
         )
         self.fallbacks = Counter(
             "longplay_fallbacks_total",
-            "Rungs that did not hold: passed over (breaker), too slow (timeout, deadline), refused, gone, or in error.",
+            "Rungs that did not hold: left alone (breaker), too slow (timeout, deadline), refused, gone, error, state.",
             ("rung", "reason"),
             registry=self.registry,
         )

@@ -30,7 +30,7 @@ from policy.serving.message_arguments import MessageArguments
 from policy.serving.replay import replay
 from policy.serving.segments import read_decision_log, rows_to_frame
 from policy.serving.service import GatewaySettings, Service
-from policy.serving.state import Mail, open_state
+from policy.serving.state import Mail, StateError, open_state
 from tests.policy.serving.test_gateway_alone import engine
 from tests.policy.serving.tiny_run import build
 
@@ -282,6 +282,20 @@ def test_what_is_decided_upon_is_what_the_log_will_say(deployment: Deployment, o
                 ours, theirs = getattr(letter.contexts, field.name), getattr(log.contexts, field.name)
                 assert np.array_equal(ours, theirs, equal_nan=field.name in ("value", "gap_hours")), field.name
             assert (log.contexts.item >= 0).any()
+
+
+def test_without_the_state_nothing_is_sent(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def gone(*_: object) -> None:
+        raise StateError("gone")
+
+    with opened() as gateway:
+        submit(gateway, *(opportunity(n) for n in range(3)))
+        for verb in ("send", "mail"):
+            monkeypatch.setattr(gateway.service.state, verb, gone)
+            answer = ask(gateway, "u5", policy=RULE)
+            held = (answer["action"], answer["policy"], answer["fallback"], answer["propensity"])
+            assert held == ("hold", "hold@1", "hold", 1.0)
+        assert logged(gateway)["policy"].to_list() == ["hold@1"] * 2
 
 
 def test_settings_are_followed_and_wrong_ones_are_told_and_not_used(opened: Opened) -> None:
