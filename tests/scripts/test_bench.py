@@ -8,6 +8,7 @@ import pytest
 
 from policy.presets import NANO
 from scripts.benches.catalog import bench_catalog
+from scripts.benches.load import streak
 from scripts.benches.measure import Measure
 from scripts.benches.off_policy import bench_off_policy
 from scripts.benches.outcomes import bench_outcomes
@@ -91,3 +92,10 @@ def test_the_off_policy_bench_agrees_with_its_peer():
     apart = next(measure for name, measure in lines.items() if "largest difference" in name)
     assert apart.holds
     assert all(measure.ours > 0 for measure in lines.values() if measure.unit)
+
+
+def test_a_recovery_is_so_many_answers_in_a_row_by_the_wanted_policy() -> None:
+    statuses = [(200, None), (200, "popular"), (503, None), (200, None), (200, None), (200, None), (200, None)]
+    seen = [{"at": float(at), "status": status, "fallback": rung} for at, (status, rung) in enumerate(statuses)]
+    assert streak(seen, 3) == 5.0
+    assert streak(seen[:5], 3) is None
