@@ -44,7 +44,6 @@ from policy.start_rows import start_rows
 from policy.training import adapter, machine_arguments, with_progress, write_metrics
 from policy.vocabulary import extend_tokenizer
 
-WORDS_AGAIN = 0.25  # share of word lessons that come again among the slates
 BLOCK = 256  # tokens of a packed history
 
 
@@ -116,12 +115,11 @@ def train_sft(
         _read_histories(spoken, histories, preset, settings, config, folder)
     trained = _adapted(spoken, preset) if preset.pretrained else model
     examples, words = _slates(spoken, histories, decisions, preset, settings)
-    if preset.pretrained or not words:
-        examples += words
-    else:
-        # Words come first, in small steps: last, they would cost what slates teach about listeners.
+    if words and not preset.pretrained:
+        # Words come first, in small steps (last, they would cost what slates teach about listeners), and again among the
+        # slates, or they are forgotten.
         _teach_words(spoken, words, config, folder)
-        examples += words[:: round(1 / WORDS_AGAIN)]
+    examples += words
     if messages is not None:
         examples += messages.examples(spoken, settings.until, settings.seed)
         examples = [{"allowed": None, **example} for example in examples]  # the first one says which columns there are
