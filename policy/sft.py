@@ -116,8 +116,8 @@ def train_sft(
     trained = _adapted(spoken, preset) if preset.pretrained else model
     examples, words = _slates(spoken, histories, decisions, preset, settings)
     if words and not preset.pretrained:
-        # Words come first, in small steps (last, they would cost what slates teach about listeners), and again among the
-        # slates, or they are forgotten.
+        # Words come first, in small steps (last, they would cost what slates teach about listeners), and again among
+        # the slates, or they are forgotten.
         _teach_words(spoken, words, config, folder)
     examples += words
     if messages is not None:
