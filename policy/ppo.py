@@ -41,7 +41,7 @@ class PPOSettings:
     """
 
     until: int
-    watch: WatchSettings = field(default_factory=WatchSettings)
+    watch: WatchSettings = field(default_factory=lambda: WatchSettings(every=2))  # it is sure of itself in few steps
     kl_target: float | None = None
     seed: int = 0
 

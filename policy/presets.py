@@ -63,18 +63,18 @@ class Preset:
     dpo_samples: int = 16
     dpo_pairs: int = 2_400
     dpo_lr: float = 3e-4
-    ppo_episodes: int = 3_072
+    ppo_episodes: int = 2_048
     ppo_batch: int = 256
     ppo_lr: float = 5e-4
     grpo_lesson: int = 8_000
     grpo_lesson_lr: float = 1e-3
-    grpo_slates: int = 8_192
+    grpo_slates: int = 6_144
     grpo_batch: int = 256
     grpo_lr: float = 1.5e-3
     weighted_slates: int = 8_000
     weighted_lr: float = 5e-4
     ranking_cases: int = 1_000
-    rollout_listeners: int = 400
+    rollout_listeners: int = 300
     off_policy_rounds: int = 600
     bfloat16: bool = False
 
