@@ -96,8 +96,9 @@ def test_the_report_has_what_others_rely_on(report):
     assert len(report["pareto"]["points"]) == 11
 
 
-def test_every_policy_of_a_run_can_be_asked_whether_it_listens(small_run, monkeypatch, capsys):
-    words = ["--run", str(small_run), "--policies", "sft", "grpo", "--moments", "12", "--move_samples", "8"]
+def test_every_policy_of_a_run_can_be_asked_whether_it_listens(small_run, tmp_path, monkeypatch, capsys):
+    run = shutil.copytree(small_run, tmp_path / "run")  # what it writes would be news to the report
+    words = ["--run", str(run), "--policies", "sft", "grpo", "--moments", "12", "--move_samples", "8"]
     monkeypatch.setattr(sys, "argv", ["steering.py", *words, "--json", "true"])
     steering.main()
     told = json.loads(capsys.readouterr().out)
@@ -106,7 +107,7 @@ def test_every_policy_of_a_run_can_be_asked_whether_it_listens(small_run, monkey
         assert set(by["obedience"]) == {"named", "in other words", "misspelled"}
         assert {"fits", "unasked", "gain", "cost"} <= by["obedience"]["named"].keys()
         assert sum(one["share"] for one in by["moves"].values()) == pytest.approx(1)
-    monkeypatch.setattr(sys, "argv", ["steering.py", "--run", str(small_run), "--policies", "nobody"])
+    monkeypatch.setattr(sys, "argv", ["steering.py", "--run", str(run), "--policies", "nobody"])
     with pytest.raises(InputError, match="no such policy"):
         steering.main()
 
