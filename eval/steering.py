@@ -112,7 +112,7 @@ def drawn(
     for ids, mask in prompts(spoken, known):
         found = spoken.legal.draw(ids, mask, samples=samples, generator=generator)
         move, items = spoken.grammar.decode(found.tokens.flatten(0, 1))
-        of_move = spoken.legal.token_log_probs(ids, mask, found.tokens)[..., 0]
+        of_move = spoken.legal.token_distributions(ids, mask, found.tokens).log_probs[..., 0]
         moves.append(move.view(len(ids), samples).cpu())
         slates.append(items.view(len(ids), samples, -1).cpu())
         given.append((found.log_probs - of_move).cpu())

@@ -103,7 +103,8 @@ def position_log_probs(
         wanted = logged.repeat_interleave(samples, 0)
         tried, before = with_item_at(items, wanted)
         flat = spoken.grammar.encode(moves.repeat_interleave(size), tried.flatten(0, 1))
-        tokens = spoken.legal.token_log_probs(ids, mask, flat.view(len(ids), samples * size, -1).to(ids.device))
+        tried_here = flat.view(len(ids), samples * size, -1).to(ids.device)
+        tokens = spoken.legal.token_distributions(ids, mask, tried_here).log_probs
         of_items = tokens[..., 1:].reshape(-1, size, size, levels).sum(-1)  # (b samples, K tried, K positions)
         at = of_items.diagonal(dim1=1, dim2=2).masked_fill(before, -torch.inf)
         results.append(at.view(len(ids), samples, size).double().logsumexp(1) - np.log(samples))

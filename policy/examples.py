@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -22,9 +23,12 @@ from data.catalog import Catalog
 from data.errors import InputError
 from data.histories import Contexts, Decisions, Histories, contexts
 from data.schema import ACTIONS
+from data.world.words import with_typo
 from policy.checkpoint import Speaker
 from policy.moves import MOVES, move_of, relation_of
 from policy.prompt import Weights
+
+Example = dict[str, Any]  # input_ids and labels of one sequence, and what a collator is told beside
 
 # Reactions that say the item was wanted. A log that only has plays (news clicks) offers those.
 ENGAGED = ("complete", "save", "like", "convert")
@@ -122,7 +126,7 @@ def word_slates(
     """
     rng = np.random.default_rng(seed)
     size = base.slates.shape[1]
-    fitting = [(text, rows) for _, text, rows in askable(catalog) if len(rows) >= size]
+    fitting = _nameable(catalog, size)
     if not fitting or len(base) == 0:
         nothing = np.empty(0, np.int64)
         return SlateExamples(base.contexts.take(nothing), base.slates[nothing], base.moves[nothing])
@@ -153,7 +157,7 @@ def made_up_requests(
     catalog: Catalog, size: int, given: Sequence[str | None], share: float, rng: np.random.Generator
 ) -> Requests:
     """Requests (M,) for a `share` of those who have said nothing (`given`), each for what `size` items or more are."""
-    fitting = [(text, rows) for _, text, rows in askable(catalog) if len(rows) >= size]
+    fitting = _nameable(catalog, size)
     fits = np.zeros((len(fitting) + 1, len(catalog)), np.bool_)
     for row, (_, items) in enumerate(fitting):
         fits[row, items] = True
@@ -165,14 +169,14 @@ def made_up_requests(
     return Requests(said, which, fits)
 
 
+def _nameable(catalog: Catalog, size: int) -> list[tuple[str, NDArray[np.int32]]]:
+    """Names of which there are `size` items or more, and the catalog rows that fit."""
+    return [(text, rows) for _, text, rows in askable(catalog) if len(rows) >= size]
+
+
 def _sentence(name: str, rng: np.random.Generator) -> str:
-    if rng.random() < _SLIPS and len(name) > 3:
-        at = int(rng.integers(1, len(name) - 1))
-        name = [
-            name[:at] + name[at + 1 :],
-            name[:at] + name[at - 1 :],
-            name[: at - 1] + name[at] + name[at - 1] + name[at + 1 :],
-        ][int(rng.integers(3))]
+    if rng.random() < _SLIPS:
+        name = with_typo(rng, name)
     return _SENTENCES[int(rng.integers(len(_SENTENCES)))].format(name)
 
 
@@ -221,24 +225,26 @@ def move_slates(
     )
 
 
-def slate_sequences(
+def told(
     spoken: Speaker, examples: SlateExamples, wants: Weights | None = None, moves_given: bool = False
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Token ids of prompt and completion, and labels that count the completion only (-100 elsewhere).
+) -> list[Example]:
+    """input_ids, of prompt and completion, and labels that count the completion only (-100 elsewhere).
 
     wants: the trade-off that each prompt asks for. moves_given: the move does not count either; what is learned is what
     follows it.
     """
     if len(examples) == 0:
-        return [], []
+        return []
     completions = spoken.grammar.encode(
         torch.from_numpy(examples.moves.astype(np.int64)), torch.from_numpy(examples.slates.astype(np.int64))
     ).tolist()
-    sequences, labels = [], []
-    for prompt, completion in zip(spoken.prompt.tokens(examples.contexts, wants), completions, strict=True):
-        sequences.append(prompt + completion)
-        labels.append([-100] * len(prompt) + ([-100, *completion[1:]] if moves_given else completion))
-    return sequences, labels
+    return [
+        {
+            "input_ids": prompt + completion,
+            "labels": [-100] * len(prompt) + ([-100, *completion[1:]] if moves_given else completion),
+        }
+        for prompt, completion in zip(spoken.prompt.tokens(examples.contexts, wants), completions, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

@@ -34,13 +34,13 @@ from data.catalog import Catalog
 from data.errors import InputError
 from data.histories import Contexts, Decisions, Histories, contexts
 from policy.checkpoint import Speaker, save_adapter
-from policy.examples import SlateExamples, made_up_requests
+from policy.examples import Example, Requests, SlateExamples, made_up_requests, told
 from policy.moves import MOVES, move_of
 from policy.presets import Preset
 from policy.proposals import candidates, propose
 from policy.sft import imitate, sft_config
 from policy.slate_reward import item_credits
-from policy.trade_off import Reward, draw_wants
+from policy.trade_off import Reward, Wants, draw_wants
 from policy.training import machine_arguments, speaker_to_tune, with_progress, write_metrics
 from policy.watch import KLTarget, Watch, WatchSettings, check_kl_target, train_watched
 
@@ -299,11 +299,7 @@ def train_group(
     eligible = np.flatnonzero(decisions.time < settings.until)
     wanted = -(-preset.grpo_slates // settings.group)
     rows = rng.permutation(rng.choice(eligible, size=min(wanted, len(eligible)), replace=False))
-    known = contexts(histories, decisions.take(rows), spoken.settings.history_length)
-    wants = draw_wants(len(rows), rng) if settings.trade_off else None
-    size = spoken.grammar.slate_size
-    requests = made_up_requests(catalog, size, known.steer, settings.asked, rng)
-    known = replace(known, steer=requests.said)
+    known, wants, requests = _asked(spoken, histories, decisions, rows, settings, rng)
     fits = torch.from_numpy(requests.fits).float()
     fits[-1] = 0.0  # who asks for nothing is owed nothing more
     prompts = spoken.prompt.tokens(known, wants)
@@ -330,7 +326,13 @@ def train_group(
     if settings.lesson and preset.grpo_lesson:
         if watch is not None:
             watch.begin()
-        _teach_proposals(spoken, model, histories, decisions, eligible, reward, preset, settings, folder, title)
+            eligible = np.setdiff1d(eligible, watch.held_out.rows)
+        price = config.beta + getattr(config, "entropy_coef", 0.0)
+        examples = _proposed(spoken, histories, decisions, eligible, reward, price, preset.grpo_lesson, settings)
+        # Many small steps teach more than few large ones, at the same cost.
+        steps = {"per_device_train_batch_size": max(1, preset.batch // 4), "learning_rate": preset.grpo_lesson_lr}
+        lesson = sft_config(preset, folder, settings.seed, {**steps, "weight_decay": 0.0})
+        imitate(spoken, model, examples, lesson, f"{title}: what the reward would show", "proposals")
     trainer = group_trainer(Rollouts(spoken, prompts, anchors), slate_reward, config)
     if settings.kl_target is not None:
         trainer.add_callback(KLTarget(trainer.steer, settings.kl_target, spoken.grammar.length))
@@ -339,44 +341,45 @@ def train_group(
     save_adapter(model, folder)
 
 
-def _teach_proposals(
+def _asked(
     spoken: Speaker,
-    model: PeftModel,
+    histories: Histories,
+    decisions: Decisions,
+    rows: NDArray[np.int64],
+    settings: GroupSettings,
+    rng: np.random.Generator,
+) -> tuple[Contexts, Wants | None, Requests]:
+    """The moments of the decisions `rows`, what each wants of the objectives, and what some are made to ask for."""
+    known = contexts(histories, decisions.take(rows), spoken.settings.history_length)
+    wants = draw_wants(len(rows), rng) if settings.trade_off else None
+    requests = made_up_requests(spoken.catalog, spoken.grammar.slate_size, known.steer, settings.asked, rng)
+    return replace(known, steer=requests.said), wants, requests
+
+
+def _proposed(
+    spoken: Speaker,
     histories: Histories,
     decisions: Decisions,
     eligible: NDArray[np.int64],
     reward: Reward,
-    preset: Preset,
+    price: float,
+    count: int,
     settings: GroupSettings,
-    folder: Path,
-    title: str,
-) -> None:
-    """The first lesson: slates that the reward would show itself, at the price that GRPO then asks."""
-    rng = np.random.default_rng([settings.seed, 2])
-    # A log of fewer moments is gone through again: what is proposed differs.
-    rows = np.sort(rng.choice(eligible, size=preset.grpo_lesson, replace=len(eligible) < preset.grpo_lesson))
-    wants = draw_wants(len(rows), rng) if settings.trade_off else None
+) -> list[Example]:
+    """The first lesson: `count` slates that the reward would show itself, at the price that GRPO then asks.
+
+    Raises InputError where fewer items were ever shown than a slate has.
+    """
     among, size = candidates(decisions, eligible), spoken.grammar.slate_size
     if size > len(among):
-        return  # fewer items were ever shown than a slate has
-    known = contexts(histories, decisions.take(rows), spoken.settings.history_length)
-    requests = made_up_requests(spoken.catalog, size, known.steer, settings.asked, rng)
-    known = replace(known, steer=requests.said)
-    slates = propose(reward, rows, among, size, BETA["grpo"] + ENTROPY, settings.seed, wants, requests)
+        raise InputError(f"the log shows {len(among)} items, a slate has {size}: train with --lesson false")
+    rng = np.random.default_rng([settings.seed, 2])
+    # A log of fewer moments is gone through again: what is proposed differs.
+    rows = np.sort(rng.choice(eligible, size=count, replace=len(eligible) < count))
+    known, wants, requests = _asked(spoken, histories, decisions, rows, settings, rng)
+    slates = propose(reward, rows, among, size, price, settings.seed, wants, requests)
     moves = move_of(known.item, known.action, slates, spoken.catalog)
-    # Many small steps teach more than few large ones, at the same cost.
-    config = sft_config(
-        preset,
-        folder,
-        settings.seed,
-        {
-            "per_device_train_batch_size": max(1, preset.batch // 4),
-            "learning_rate": preset.grpo_lesson_lr,
-            "weight_decay": 0.0,
-        },
-    )
-    examples = SlateExamples(known, slates, moves)
-    imitate(spoken, model, examples, config, f"{title}: what the reward would show", "proposals", wants)
+    return told(spoken, SlateExamples(known, slates, moves), wants)
 
 
 def group_trainer(

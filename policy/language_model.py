@@ -175,18 +175,7 @@ class LegalSlateModel(PreTrainedModel):
         input_ids, attention_mask: (B, S) left padded, ending with `<slate>`, or with `<message>` where `allowed` is
         given. completions: (B, M, T). Returns (B, M).
         """
-        return self.token_log_probs(input_ids, attention_mask, completions, temperature, allowed).sum(-1)
-
-    def token_log_probs(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        completions: Tensor,
-        temperature: float = 1.0,
-        allowed: Tensor | None = None,
-    ) -> Tensor:
-        """As `completion_log_probs`, each token's given those before it: (B, M, T)."""
-        return self.token_distributions(input_ids, attention_mask, completions, temperature, allowed).log_probs
+        return self.token_distributions(input_ids, attention_mask, completions, temperature, allowed).log_probs.sum(-1)
 
     def token_distributions(
         self,
@@ -196,7 +185,7 @@ class LegalSlateModel(PreTrainedModel):
         temperature: float = 1.0,
         allowed: Tensor | None = None,
     ) -> CompletionOutput:
-        """What `token_log_probs` returns, and the entropy of what each token is drawn from; the prompt is read once."""
+        """As `completion_log_probs`, each token's given those before it, and the entropy of what it is drawn from."""
         batch, many, length = completions.shape
         branches = Branches(self.trunk(), input_ids, attention_mask)
         first = branches.hidden[:, :, None].expand(-1, many, -1, -1)  # (B, M, 1, H)

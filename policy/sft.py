@@ -28,18 +28,17 @@ from data.errors import InputError
 from data.histories import HISTORY_LENGTH, Decisions, Histories
 from policy.checkpoint import PolicySettings, Speaker, save_speaker, speaker
 from policy.examples import (
-    SlateExamples,
+    Example,
     engaged_rows,
     engaged_slates,
     history_blocks,
     move_slates,
-    slate_sequences,
+    told,
     word_slates,
 )
 from policy.language_model import causal_model
-from policy.messaging.examples import Example, MessageLesson, MixedCollator
+from policy.messaging.examples import MessageLesson, MixedCollator
 from policy.presets import Preset, base_model
-from policy.prompt import Weights
 from policy.start_rows import start_rows
 from policy.training import adapter, machine_arguments, with_progress, write_metrics
 from policy.vocabulary import extend_tokenizer
@@ -118,20 +117,14 @@ def train_sft(
     if words and not preset.pretrained:
         # Words come first, in small steps (last, they would cost what slates teach about listeners), and again among
         # the slates, or they are forgotten.
-        _teach_words(spoken, words, config, folder)
+        small = replace(config, per_device_train_batch_size=max(1, config.per_device_train_batch_size // 2))
+        imitate(spoken, trained, words, small, f"SFT {preset.name}: words", "words")
     examples += words
     if messages is not None:
         examples += messages.examples(spoken, settings.until, settings.seed)
         examples = [{"allowed": None, **example} for example in examples]  # the first one says which columns there are
-    trainer = SFTTrainer(
-        model=trained,
-        args=config,
-        train_dataset=Dataset.from_list(examples),
-        processing_class=tokenizer,
-        data_collator=None if messages is None else MixedCollator(int(tokenizer.pad_token_id), messages.most),
-    )
-    with_progress(trainer, f"SFT {preset.name}: slates").train()
-    write_metrics(trainer, folder, "slates")
+    collator = None if messages is None else MixedCollator(int(tokenizer.pad_token_id), messages.most)
+    imitate(spoken, trained, examples, config, f"SFT {preset.name}: slates", "slates", collator)
     whole: Any = cast(Any, trained).merge_and_unload() if isinstance(trained, PeftModel) else model
     whole.eval()
     done = replace(spoken, model=whole)
@@ -179,23 +172,21 @@ def _read_histories(
 
 def imitate(
     spoken: Speaker,
-    model: PeftModel,
-    examples: SlateExamples,
+    model: PreTrainedModel | PeftModel,
+    examples: Sequence[Example],
     config: SFTConfig,
     title: str,
     stage: str,
-    wants: Weights | None = None,
+    collator: MixedCollator | None = None,
 ) -> None:
-    """Teach an adapter to say slates, in place; the losses go to the training log of `config.output_dir` as `stage`.
-
-    wants: the trade-off that each prompt asks for.
-    """
-    sequences, labels = slate_sequences(spoken, examples, wants)
+    """Teach `model` to say what the examples say, in place; losses go to the training log of `config.output_dir` as
+    `stage`. collator: where examples carry more than tokens."""
     trainer = SFTTrainer(
         model=model,
         args=config,
-        train_dataset=Dataset.from_dict({"input_ids": sequences, "labels": labels}),
+        train_dataset=Dataset.from_list(list(examples)),
         processing_class=spoken.tokenizer,
+        data_collator=collator,
     )
     with_progress(trainer, title).train()
     write_metrics(trainer, Path(str(config.output_dir)), stage)
@@ -275,23 +266,11 @@ def _slates(
     )
     liked = np.bincount(histories.item[engaged_rows(histories)], minlength=len(spoken.catalog.items)).astype(np.float64)
     words = word_slates(engaged, spoken.catalog, liked, int(len(engaged) * settings.word_share), settings.seed)
-    told = slate_sequences(spoken, engaged)
+    examples = told(spoken, engaged)
     if settings.move_share:
         far = move_slates(engaged, spoken.catalog, liked, int(len(engaged) * settings.move_share), settings.seed)
-        moved = slate_sequences(spoken, far, moves_given=True)
-        told = (told[0] + moved[0], told[1] + moved[1])
-    both = (told, slate_sequences(spoken, words))
-    first, second = ([{"input_ids": ids, "labels": said} for ids, said in zip(*one, strict=True)] for one in both)
-    return first, second
-
-
-def _teach_words(spoken: Speaker, words: list[Example], config: SFTConfig, folder: Path) -> None:
-    steps = replace(config, per_device_train_batch_size=max(1, config.per_device_train_batch_size // 2))
-    trainer = SFTTrainer(
-        model=spoken.model, args=steps, train_dataset=Dataset.from_list(words), processing_class=spoken.tokenizer
-    )
-    with_progress(trainer, "SFT: words").train()
-    write_metrics(trainer, folder, "words")
+        examples += told(spoken, far, moves_given=True)
+    return examples, told(spoken, words)
 
 
 def _adapted(spoken: Speaker, preset: Preset) -> PeftModel:

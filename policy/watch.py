@@ -9,6 +9,7 @@ the reference stays about where it is wanted.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -102,7 +103,7 @@ class HeldOut:
         return cls(rows, contexts(histories, chosen, length), asked, answers[:, 0])
 
 
-class Watching(TrainerCallback):
+class Watching(TrainerCallback, ABC):
     """Looks every few steps, keeps the best adapter, and says when to stop. `looks`: step -> what was seen."""
 
     def __init__(self, spoken: Speaker, settings: WatchSettings) -> None:
@@ -112,17 +113,16 @@ class Watching(TrainerCallback):
         self.first: Any = None
         self._best: Mapping[str, Tensor] = {}
 
+    @abstractmethod
     def look(self) -> Look:
         """What the policy is like now; the same luck at every look."""
-        raise NotImplementedError
 
     def lost(self, now: Any) -> bool:
         """Whether the policy has lost what it must not lose."""
         return False
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        now = self._remember(0)
-        self.first = self.first or now
+        self._remember(0)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step % self.settings.every:
@@ -146,7 +146,7 @@ class Watching(TrainerCallback):
         return [
             {"step": step, **{f"watch/{name}": value for name, value in asdict(seen).items()}}
             for step, seen in self.looks.items()
-        ] + [{"watch/best_step": self.best_step, **({"watch/first_entropy": self.first.entropy} if self.first else {})}]
+        ] + [{"watch/best_step": self.best_step, "watch/first_entropy": self.first.entropy}]
 
     def _adapter(self) -> PeftModel:
         assert isinstance(self.spoken.model, PeftModel)
@@ -154,7 +154,8 @@ class Watching(TrainerCallback):
 
     def _remember(self, step: int) -> Look:
         now = self.looks[step] = self.look()
-        varied = self.first is None or now.entropy >= self.settings.least_entropy * self.first.entropy
+        self.first = self.first or now
+        varied = now.entropy >= self.settings.least_entropy * self.first.entropy
         if step == 0 or (varied and now.reward > self.looks[self.best_step].reward):
             self.best_step = step
             weights = get_peft_model_state_dict(self._adapter())
@@ -216,8 +217,7 @@ class Watch(Watching):
 
     def lost(self, now: SlateLook) -> bool:
         """Whether next-item ranking has fallen below a share of where it began."""
-        first = self.first.hit_rate if self.first else 0.0
-        return bool(first > 0 and now.hit_rate < self.settings.least_ranking * first)
+        return bool(self.first.hit_rate > 0 and now.hit_rate < self.settings.least_ranking * self.first.hit_rate)
 
 
 class KLTarget(TrainerCallback):

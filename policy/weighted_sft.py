@@ -22,7 +22,7 @@ from data.catalog import Catalog
 from data.errors import InputError
 from data.histories import Decisions, Histories, contexts
 from policy.checkpoint import save_adapter
-from policy.examples import SlateExamples
+from policy.examples import SlateExamples, told
 from policy.moves import move_of
 from policy.presets import Preset
 from policy.sft import imitate, sft_config
@@ -76,7 +76,7 @@ def train_weighted_sft(
     known = contexts(histories, decisions.take(chosen), spoken.settings.history_length)
     examples = SlateExamples(known, slates, move_of(known.item, known.action, slates, catalog))
     given = {"learning_rate": preset.weighted_lr, "weight_decay": 0.0, **changed}
-    imitate(spoken, model, examples, sft_config(preset, folder, settings.seed, given), title, "weighted")
+    imitate(spoken, model, told(spoken, examples), sft_config(preset, folder, settings.seed, given), title, "weighted")
     save_adapter(model, folder)
 
 

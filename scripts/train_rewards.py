@@ -20,16 +20,15 @@ from typing import Any
 
 import polars as pl
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from rich.table import Table
 from trl import TrlParser
 
-from data.artifacts import build
 from data.errors import InputError, exit_on_input_error
 from data.labels_reach import departures
 from data.outcomes import read_outcomes
 from data.store import LogStore
+from policy.training import build_on_ranks
 from rewards.baselines import BASELINES
 from rewards.crossfit import CLICK, RewardSettings, train_rewards
 from rewards.model import FORMAT, RewardModel
@@ -103,32 +102,23 @@ def stage(args: RewardArguments) -> bool:
         )
         return model, quality, labels.left_out
 
-    if not accelerator.is_main_process:
-        # The first rank looks whether there is anything to train, and the others train along if so.
-        if broadcast_object_list([None])[0]:
-            trained()
-        return False
-    needed = []
-
     def make(temporary: Path) -> None:
-        needed.append(broadcast_object_list([True]))
         model, quality, left_out = trained()
         quality["left_out"] = dict(left_out)
         quality.pop("seconds")  # the same seed writes the same bytes; the manifest has the time
         model.save(temporary)
         (temporary / "quality.json").write_text(json.dumps(quality, indent=1) + "\n")
 
-    made = build(
+    made = build_on_ranks(
         folder / "rewards" / args.name,
         config=asdict(settings) | {"model_format": FORMAT},
         inputs=[*run.inputs, folder / "outcomes"],
         seed=args.seed,
         make=make,
     )
-    if not needed:
-        broadcast_object_list([False])
-    for left in along.glob("*.safetensors"):
-        left.unlink()
+    if accelerator.is_main_process:
+        for left in along.glob("*.safetensors"):
+            left.unlink()
     return made
 
 

@@ -14,12 +14,11 @@ from torch import Tensor
 from data.message_log import MessageLog, take_contexts
 from data.world.settings import CHANNELS
 from policy.checkpoint import Speaker
+from policy.examples import Example
 from policy.messaging.agent import Allowed
 from policy.messaging.grammar import HOURS
 from policy.messaging.prompt import MessagePrompt
 from policy.messaging.rules import allowed_by_clock
-
-Example = dict[str, Any]
 
 
 def lawful(log: MessageLog, may: NDArray[np.bool_]) -> NDArray[np.bool_]:

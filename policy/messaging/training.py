@@ -21,25 +21,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from numpy.typing import NDArray
-from peft import PeftModel
-from trl import SFTTrainer
 
 from data.catalog import Catalog
 from data.errors import InputError
 from data.message_log import MessageLog, take_contexts
 from data.world.environment import MessageContexts
-from policy.checkpoint import Speaker, save_adapter
+from policy.checkpoint import save_adapter
 from policy.grpo import Rollouts, group_config, group_trainer
 from policy.message_choice import HOURS as SLOT_HOURS
 from policy.messaging.agent import Allowed
-from policy.messaging.examples import Example, MixedCollator, decision_examples
+from policy.messaging.examples import MixedCollator, decision_examples
 from policy.messaging.prompt import MessagePrompt
 from policy.messaging.rules import allowed_by_clock
 from policy.messaging.watch import WATCHED, Ints, MessageWatch, Worth
 from policy.presets import Preset
-from policy.sft import sft_config
+from policy.sft import imitate, sft_config
 from policy.training import speaker_to_tune, with_progress, write_metrics
 from policy.watch import KLTarget, WatchSettings, check_kl_target, train_watched
 from rewards.messages import MessageReward
@@ -133,7 +130,9 @@ def train_messages(
         mornings = take_contexts(log.contexts, looked_at[:watched])
         watch = MessageWatch(spoken, words, reward, mornings, may[:watched], settings.watch, settings.seed)
         watch.begin()  # at the reference
-    imitate(spoken, model, lessons, open_to.shape[1], preset, settings.seed, folder)
+    lesson = sft_config(preset, folder, settings.seed, {"learning_rate": preset.grpo_lr, "num_train_epochs": PASSES})
+    collator = MixedCollator(int(spoken.tokenizer.pad_token_id), open_to.shape[1])
+    imitate(spoken, model, lessons, lesson, "messages: what the reward likes best", "imitation", collator)
 
     prompts = written.tokens(take_contexts(log.contexts, pool[:wanted]), open_to[:wanted])
     # What may be sent is looked up by the prompt, so of those that read alike the first is asked.
@@ -154,22 +153,6 @@ def train_messages(
     write_metrics(trainer, folder, "messages")
     save_adapter(model, folder)
     (folder / MESSAGE_POLICY).write_text(json.dumps({"group": settings.group, "base": "../sft"}) + "\n")
-
-
-def imitate(
-    spoken: Speaker, model: PeftModel, lessons: Sequence[Example], most: int, preset: Preset, seed: int, folder: Path
-) -> None:
-    """Train the adapter to say what the lessons say. most: opportunities that a listener may have."""
-    config = sft_config(preset, folder, seed, {"learning_rate": preset.grpo_lr, "num_train_epochs": PASSES})
-    trainer = SFTTrainer(
-        model=model,
-        args=config,
-        train_dataset=Dataset.from_list(list(lessons)),
-        processing_class=spoken.tokenizer,
-        data_collator=MixedCollator(int(spoken.tokenizer.pad_token_id), most),
-    )
-    with_progress(trainer, "messages: what the reward likes best").train()
-    write_metrics(trainer, folder, "imitation")
 
 
 def first_lessons(worth_it: NDArray[np.bool_], count: int) -> NDArray[np.int64]:

@@ -56,6 +56,7 @@ _DEADLINE = 5.0
 # The longest rest of a breaker (4 s), probes that wait for their whole deadline, and ten answers.
 _RECOVERS = 20.0
 _STREAK = 10
+_STARTS_WITHIN = 600.0  # seconds that a killed vLLM is waited for
 
 
 @dataclass(frozen=True)
@@ -191,13 +192,15 @@ def with_kills(server: Served, requests: int, clients: int) -> tuple[Outcome, Re
 
 
 def _healthy(url: str) -> float:
-    """When vLLM, that was just killed, answers again (seconds since 1970)."""
+    """When vLLM, that was just killed, answers again (seconds since 1970). Raises TimeoutError where it never does."""
+    given_up = time.monotonic() + _STARTS_WITHIN
     with httpx.Client(timeout=1.0) as client:
-        while True:
+        while time.monotonic() < given_up:
             with suppress(httpx.TransportError):
                 if client.get(f"{url}/health").status_code == httpx.codes.OK:
                     return time.time()
             time.sleep(0.1)
+    raise TimeoutError(f"vLLM did not come back within {_STARTS_WITHIN:.0f} s")
 
 
 def streak(answers: Iterable[dict[str, Any]], length: int) -> float | None:

@@ -10,7 +10,7 @@ import torch
 
 from data.histories import Histories
 from data.schema import ACTIONS
-from policy.examples import SlateExamples, history_blocks, move_slates, slate_sequences
+from policy.examples import SlateExamples, history_blocks, move_slates, told
 from policy.moves import MOVES, move_of
 from policy.prompt import neutral_contexts
 from policy.sft import PartsCollator, dropped_out
@@ -110,10 +110,10 @@ def test_every_item_of_a_moves_slate_is_such_a_move_and_the_move_itself_is_not_l
     drawn = np.bincount(found.moves, minlength=len(MOVES)) / len(found)
     assert (drawn > 0.1).all(), "a move is drawn wherever there are items for it"
     assert (found.slates == 7).any(1).mean() > 0.2, "what was engaged with more is drawn more"
-    sequences, labels = slate_sequences(spoken, found, moves_given=True)
-    plain = slate_sequences(spoken, found)[1]
-    for sequence, given, learned in zip(sequences, labels, plain, strict=True):
+    given, plain = (told(spoken, found, moves_given=one) for one in (True, False))
+    for without, whole in zip(given, plain, strict=True):
+        learned = whole["labels"]
         first = next(at for at, label in enumerate(learned) if label != -100)
-        assert learned[first] == sequence[first]
-        assert given == [*learned[:first], -100, *learned[first + 1 :]]
+        assert learned[first] == whole["input_ids"][first]
+        assert without == {"input_ids": whole["input_ids"], "labels": [*learned[:first], -100, *learned[first + 1 :]]}
     assert len(move_slates(base, spoken.catalog, weight, 0, 0)) == 0
