@@ -1,14 +1,27 @@
 """Catalogs with random distinct codes: the grammar and the vocabulary do not care where codes come from."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
 from data.catalog import Catalog
+from data.histories import Decisions, Histories, load
+from data.store import LogStore
+from tests.policy.serving.tiny_run import build
 
 MakeCatalog = Callable[..., Catalog]
+Run = tuple[Path, Catalog, Histories, Decisions]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with a tiny policy, and its log."""
+    folder = tmp_path_factory.mktemp("run")
+    catalog = build(folder)
+    return folder, catalog, *load(LogStore(folder / "logs"), catalog.index_of)
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from data.errors import InputError
-from data.histories import contexts, load
-from data.store import LogStore
+from data.histories import contexts
 from policy.checkpoint import load_speaker
 from policy.grpo import (
     GroupSettings,
@@ -23,7 +22,7 @@ from policy.grpo import (
 )
 from policy.presets import NANO
 from policy.slate_reward import item_credits
-from tests.policy.serving.tiny_run import ITEMS, SLATE, build
+from tests.policy.serving.tiny_run import ITEMS, SLATE
 
 SMALL = replace(NANO, grpo_slates=640, grpo_batch=64, grpo_lr=1e-2, lora_rank=4)
 LATER = 2**62
@@ -32,13 +31,6 @@ LATER = 2**62
 def likes_even(rows: torch.Tensor, slates: torch.Tensor) -> torch.Tensor:
     """A reward anybody can check: the share of items of even number."""
     return (slates % 2 == 0).float().mean(-1)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("grpo")
-    catalog = build(folder)
-    return folder, catalog, *load(LogStore(folder / "logs"), catalog.index_of)
 
 
 def drawn_reward(run, adapter: Path | None) -> float:

@@ -6,13 +6,11 @@ import pytest
 import torch
 
 from data.errors import InputError
-from data.histories import contexts, load
-from data.store import LogStore
+from data.histories import contexts
 from policy.checkpoint import load_speaker
 from policy.dpo import DPOSettings, dpo_config, preference_trainer, softmax_dpo_loss, train_dpo
 from policy.preferences import Draws, PairSettings, choose_pairs, choose_rivals, draw_slates
 from policy.presets import NANO
-from tests.policy.serving.tiny_run import build
 
 SMALL = replace(NANO, dpo_prompts=16, dpo_samples=8, dpo_pairs=48, dpo_lr=1e-2, lora_rank=4, batch=16)
 LATER = 2**62
@@ -20,13 +18,6 @@ LATER = 2**62
 
 def likes_even(rows: torch.Tensor, slates: torch.Tensor) -> torch.Tensor:
     return (slates % 2 == 0).float().mean(-1)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dpo")
-    catalog = build(folder)
-    return folder, catalog, *load(LogStore(folder / "logs"), catalog.index_of)
 
 
 def made_up_draws(prompts: int, samples: int) -> Draws:

@@ -10,7 +10,7 @@ from policy.examples import Requests, made_up_requests
 from policy.grpo import GroupSettings, train_group
 from policy.proposals import candidates, propose
 from policy.watch import WatchSettings
-from tests.policy.test_grpo import SMALL, likes_even, run  # noqa: F401 (a fixture)
+from tests.policy.test_grpo import SMALL, likes_even
 
 
 def test_the_first_item_is_drawn_as_the_softmax_of_its_reward() -> None:
@@ -58,7 +58,7 @@ def test_who_asks_gets_what_fits_best_and_others_where_too_little_does() -> None
     assert slates[2].tolist() == [4, 3]
 
 
-def test_requests_are_made_up_for_some_of_the_silent(run) -> None:  # noqa: F811
+def test_requests_are_made_up_for_some_of_the_silent(run) -> None:
     _, catalog, _, _ = run
     given = ["play jazz", *[None] * 999]
     asked = made_up_requests(catalog, 2, given, 0.3, np.random.default_rng(0))
@@ -70,7 +70,7 @@ def test_requests_are_made_up_for_some_of_the_silent(run) -> None:  # noqa: F811
     assert asked.fits[asked.which[1:][~spoke]].all()
 
 
-def test_candidates_are_what_the_log_shows_most(run) -> None:  # noqa: F811
+def test_candidates_are_what_the_log_shows_most(run) -> None:
     _, catalog, _, decisions = run
     rows = np.arange(len(decisions))
     counts = np.bincount(decisions.slate[decisions.slate >= 0], minlength=len(catalog))
@@ -80,7 +80,7 @@ def test_candidates_are_what_the_log_shows_most(run) -> None:  # noqa: F811
     assert set(candidates(decisions, rows)) == set(np.flatnonzero(counts))
 
 
-def test_a_policy_that_imitates_first_starts_nearer_and_is_measured_against_sft(run, tmp_path) -> None:  # noqa: F811
+def test_a_policy_that_imitates_first_starts_nearer_and_is_measured_against_sft(run, tmp_path) -> None:
     folder, catalog, histories, decisions = run
     small = replace(SMALL, grpo_slates=64, grpo_lesson=400, grpo_lesson_lr=1e-2, batch=16)
     until = int(np.sort(decisions.time)[-1]) + 1

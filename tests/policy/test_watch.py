@@ -9,28 +9,15 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState
 
-from data.histories import load
-from data.store import LogStore
 from policy.checkpoint import load_speaker
 from policy.grpo import GroupSettings, train_group
 from policy.ppo import PPOSettings, train_ppo
 from policy.presets import NANO
 from policy.watch import HeldOut, KLTarget, TrainingEndError, Watch, WatchSettings
-from tests.policy.serving.tiny_run import build
+from tests.policy.test_grpo import likes_even
 
 LATER = 2**62
 SMALL = replace(NANO, grpo_slates=96, grpo_batch=16, grpo_lr=5e-3, ppo_episodes=96, ppo_batch=16, lora_rank=4)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("watch")
-    catalog = build(folder)
-    return folder, catalog, *load(LogStore(folder / "logs"), catalog.index_of)
-
-
-def likes_even(rows: torch.Tensor, slates: torch.Tensor) -> torch.Tensor:
-    return (slates % 2 == 0).float().mean(-1)
 
 
 def likes_less_and_less():
