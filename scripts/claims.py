@@ -36,7 +36,7 @@ from eval.exposure import Exposure
 from eval.rollout import Rollout, load_rollout, paired_json, save_rollout, world_json
 from eval.sections import Judged, world_rollout
 from scripts import message_claims, train_grpo, train_ppo, train_weighted_sft
-from scripts.evaluate import best_of, speakers
+from scripts.evaluate import adapters, best_of, speakers
 from scripts.opened import open_run
 from scripts.run import RunArguments, Stage, stages
 
@@ -135,11 +135,11 @@ def one_seed(args: ClaimsArguments, seed: int, console: Console) -> Rollout:
             save_rollout(world_rollout(judged, args.world, seed, args.judged_listeners, progress, beside), temporary)
 
     console.rule(f"[bold]{args.world}, seed {seed}: truth", align="left")
-    policies = sorted(path for path in (folder / "policy").iterdir() if path.name not in args.leave_out)
+    tuned = [path for name, path in adapters(folder).items() if name not in args.leave_out]
     build(
         folder / "truth",
         config={"world": args.world, "listeners": args.judged_listeners, "best_of": args.best_of},
-        inputs=[path for path in policies if not path.name.startswith(".")],
+        inputs=[folder / "policy" / "sft", *tuned, folder / "rewards" / "midterm"],
         seed=seed,
         make=played,
     )
