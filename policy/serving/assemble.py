@@ -45,11 +45,12 @@ def gateway(
 ) -> FastAPI:
     """The application of one gateway. where: says the URL of its vLLM, where that can change.
 
-    Raises InputError for a state or a log that cannot be used.
+    Raises InputError for a state, a log or a message reward that cannot be used.
     """
     # The reward model is small: threads would wait for each other, and keep vLLM waiting.
     torch.set_num_threads(1)
     store = LogStore(plan.run / "logs") if (plan.run / "logs").is_dir() else None
     state = open_state(plan.state or f"sqlite:///{plan.served / 'state.sqlite'}")
     service = Service(deployment, store, state, plan.served, plan.gateway)
+    _ = service.correspondence.reward  # read now: a broken one is told at the start, not to a listener
     return create_app(service, Live(service, plan.served, plan.adapters, plan.policy, supervisor), where)

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from data.artifacts import fingerprint
 from data.catalog import listenable
-from data.errors import InputError
 from data.local_time import DEFAULT_ZONE
 from data.message_log import message_items, message_log
 from data.opportunities import DOMAINS, OpportunityRegistry, Submission, as_signals, from_signals
@@ -109,12 +108,9 @@ class Correspondence:
 
     @cached_property
     def reward(self) -> tuple[MessageReward, str] | None:
-        """The run's message reward and its version; None where it has none that can be read."""
+        """The run's message reward and its version; None where it has none. Raises InputError for a broken one."""
         folder = self.run / "rewards" / REWARD
-        try:
-            return MessageReward.load(folder), fingerprint(folder)[:10]
-        except InputError:
-            return None
+        return (MessageReward.load(folder), fingerprint(folder)[:10]) if folder.is_dir() else None
 
     def prompt(self, spoken: Prompt) -> MessagePrompt:
         """Of the policy that speaks so, about these messages."""

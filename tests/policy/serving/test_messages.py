@@ -21,6 +21,7 @@ from data.opportunities import OpportunityRegistry, as_signals
 from data.store import LogStore
 from policy.messaging.rules import MessageRules
 from policy.messaging.violations import KINDS, standing, violations
+from policy.serving.correspondence import Correspondence
 from policy.serving.deployment import Deployment
 from policy.serving.engine import free_port
 from policy.serving.gateway import create_app
@@ -326,3 +327,10 @@ def test_settings_are_followed_and_wrong_ones_are_told_and_not_used(opened: Open
 def test_wrong_settings_are_refused_by_name(written: object, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         read_mailing(written)
+
+
+def test_a_reward_that_cannot_be_read_is_no_missing_one(tmp_path: Path) -> None:
+    assert Correspondence(tmp_path, None).reward is None
+    (tmp_path / "rewards" / "messages").mkdir(parents=True)
+    with pytest.raises(InputError, match="message reward"):
+        _ = Correspondence(tmp_path, None).reward
