@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -35,6 +36,8 @@ KEPT_EVENTS = 400
 KEPT_SENDS = 64
 # Events that no later ones may push out: whoever left a channel has left it.
 LASTING = ("opt_out", "convert")
+# How long one process waits for another's lock on the file.
+BUSY_SECONDS = 5.0
 # Blocked for everybody: what was taken down. No listener has this id.
 EVERYBODY = ""
 
@@ -256,7 +259,20 @@ CREATE TABLE IF NOT EXISTS spent (day TEXT, channel TEXT, sends INTEGER, PRIMARY
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    _write_ahead(connection)
     connection.execute("PRAGMA synchronous = NORMAL")
     return connection
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Whoever opens a new file while another does is refused this one statement at once: its timeout is not kept."""
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.005)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from threading import Timer
 from typing import TypeVar
 
 import pytest
@@ -118,6 +120,17 @@ def test_every_listeners_events_come_back_in_the_order_they_came_in(
     for user in "xyz":
         came = [number for batch in batches for who, number in batch if who == user]
         assert [event["value"] for event in use(url, lambda state, user=user: state.recent(user))] == came  # type: ignore[misc]
+
+
+def test_a_new_file_that_another_process_is_about_to_write_is_waited_for(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'state.sqlite'}"
+    other = sqlite3.connect(tmp_path / "state.sqlite", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")  # SQLite keeps no timeout against this lock when it changes to write-ahead mode
+    Timer(0.3, other.rollback).start()
+
+    use(url, lambda state: state.add([row("u", 1)]))
+
+    assert use(url, lambda state: state.glance("u")).revision == 1
 
 
 def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
