@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,16 @@ def place_text(items: pl.DataFrame, model: Mapping[str, npt.NDArray[Any]]) -> Fl
     return unit(vectorizer.transform(_terms(items)) @ model["components"].T)
 
 
+def place_words(texts: list[str], model: Mapping[str, npt.NDArray[Any]]) -> Floats | None:
+    """Unit vectors (M, D) of sentences in the space of the items' words; None where only counts of words made it.
+
+    Counts place a sentence by the catalog's own words, which can be looked up; an encoder has read others too.
+    """
+    if "centre" not in model or find_spec("wordllama") is None:
+        return None
+    return _read(texts, model)
+
+
 def unit(rows: npt.NDArray[Any]) -> Floats:
     """Rows at length 1; a row of zeros stays."""
     length = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -131,6 +142,13 @@ def _read(texts: list[str], model: Mapping[str, npt.NDArray[Any]]) -> Floats:
 
 def _encoded(texts: list[str]) -> Iterator[Floats]:
     """(n, 256) float32, block by block."""
+    encoder = _wordllama()
+    for start in range(0, len(texts), _BLOCK):
+        yield encoder.embed(texts[start : start + _BLOCK]).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _wordllama() -> Any:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     import wordllama
@@ -139,6 +157,4 @@ def _encoded(texts: list[str]) -> Iterator[Floats]:
     root.handlers[:] = handlers
     root.setLevel(level)
     # The weights lie in the package, where it looks for them only when that is called its cache.
-    encoder = wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
-    for start in range(0, len(texts), _BLOCK):
-        yield encoder.embed(texts[start : start + _BLOCK]).astype(np.float32)
+    return wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)

@@ -31,7 +31,7 @@ from eval.intervals import Floats, Interval
 from eval.rollout import Json, known_mean
 from policy.agent import prompts
 from policy.checkpoint import Speaker
-from policy.examples import askable
+from policy.hearing import askable
 from policy.moves import MOVES, move_of
 from rewards.model import RewardModel
 
@@ -103,16 +103,19 @@ class Moments:
 
 @torch.no_grad()
 def drawn(
-    spoken: Speaker, moments: Moments, steer: Sequence[str | None], samples: int, seed: int
+    spoken: Speaker, moments: Moments, steer: Sequence[str | None], samples: int, seed: int, listening: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Moves (M, N), slates (M, N, K), and log-probabilities (M, N) of the slates given their moves."""
+    """Moves (M, N), slates (M, N, K), and log-probabilities (M, N) of the slates given their moves.
+
+    Not `listening`: what is said is in the prompt alone.
+    """
     known = replace(contexts(moments.histories, moments.decisions, spoken.settings.history_length), steer=list(steer))
     generator = torch.Generator().manual_seed(seed)
     moves, slates, given = [], [], []
-    for ids, mask in prompts(spoken, known):
-        found = spoken.legal.draw(ids, mask, samples=samples, generator=generator)
+    for ids, mask, heard in prompts(spoken, known, listening=listening):
+        found = spoken.legal.draw(ids, mask, samples=samples, generator=generator, prior=heard)
         move, items = spoken.grammar.decode(found.tokens.flatten(0, 1))
-        of_move = spoken.legal.token_distributions(ids, mask, found.tokens).log_probs[..., 0]
+        of_move = spoken.legal.token_distributions(ids, mask, found.tokens, prior=heard).log_probs[..., 0]
         moves.append(move.view(len(ids), samples).cpu())
         slates.append(items.view(len(ids), samples, -1).cpu())
         given.append((found.log_probs - of_move).cpu())
@@ -122,11 +125,13 @@ def drawn(
 def obedience(
     spoken: Speaker, moments: Moments, other_words: Words = MappingProxyType({}), samples: int = 4, seed: int = 0
 ) -> Json:
-    """form -> {requests, fits, unasked, gain, cost, by: {column: {fits, unasked}}}, each figure {mean, lo, hi}.
+    """form -> {requests, fits, by_prompt, unasked, gain, cost, by: {column: {fits, unasked}}}, each figure {mean, lo,
+    hi}.
 
-    fits: share of a slate's items that are what was asked for; unasked: of the slate without the request; gain: the
-    difference; cost: mid-term reward given up by obeying (negative: obeying gains). A form that cannot be asked in this
-    catalog is left out.
+    fits: share of a slate's items that are what was asked for; by_prompt: when the words are in the prompt alone and
+    the catalog is not asked (`policy.hearing`); unasked: of the slate without the request; gain: fits less unasked;
+    cost: mid-term reward given up by obeying (negative: obeying gains). A form that cannot be asked in this catalog is
+    left out.
     """
     count = len(moments.decisions)
     _, plain, _ = drawn(spoken, moments, [None] * count, samples, seed)
@@ -136,12 +141,14 @@ def obedience(
             continue
         asked = requests(spoken.catalog, count, form, other_words, seed)
         _, heard, _ = drawn(spoken, moments, asked.said, samples, seed)
+        _, read, _ = drawn(spoken, moments, asked.said, samples, seed, listening=False)
         fits, unasked = share_of(asked.fits, heard), share_of(asked.fits, plain)
         worth = rewarded(moments, asked.said, torch.cat([plain, heard], 1)).view(count, 2, samples).mean(2)
         column = np.array(asked.column)
         told[form] = {
             "requests": count,
             "fits": as_json(known_mean(fits)),
+            "by_prompt": as_json(known_mean(share_of(asked.fits, read))),
             "unasked": as_json(known_mean(unasked)),
             "gain": as_json(known_mean(fits - unasked)),
             "cost": as_json(known_mean((worth[:, 0] - worth[:, 1]).double().numpy())),

@@ -13,6 +13,7 @@ from data.errors import InputError
 from data.histories import Contexts
 from policy.beam import likeliest_items
 from policy.checkpoint import Speaker
+from policy.item_prior import ItemPrior
 from policy.moves import MOVES
 
 BATCH = 512
@@ -38,8 +39,8 @@ class LanguageModelPolicy:
         """Slates (B, K) of catalog rows and their log-probabilities (B,), one per context."""
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         slates, log_probs, moves = [], [], []
-        for ids, mask in prompts(self.spoken, contexts, self.weights):
-            drawn = self.spoken.legal.draw(ids, mask, temperature=self.temperature, generator=generator)
+        for ids, mask, heard in prompts(self.spoken, contexts, self.weights):
+            drawn = self.spoken.legal.draw(ids, mask, temperature=self.temperature, generator=generator, prior=heard)
             move, items = self.spoken.grammar.decode(drawn.tokens[:, 0])
             slates.append(items)
             log_probs.append(drawn.log_probs[:, 0])
@@ -64,12 +65,12 @@ def slate_log_probs(
     said = torch.tensor([-1 if move is None else _move_code(move) for move in moves or [None] * len(slates)])
     results = []
     every = torch.arange(len(MOVES))
-    for start, (ids, mask) in zip(range(0, len(slates), BATCH), prompts(spoken, contexts), strict=True):
+    for start, (ids, mask, heard) in zip(range(0, len(slates), BATCH), prompts(spoken, contexts), strict=True):
         items = torch.from_numpy(slates[start : start + BATCH].astype(np.int64))
         many = items[:, None].expand(-1, len(MOVES), -1)  # (B, 4, K)
         flat = spoken.grammar.encode(every.repeat(len(items)), many.reshape(-1, items.shape[1]))
         completions = flat.view(len(items), len(MOVES), -1).to(ids.device)
-        pairs = spoken.legal.completion_log_probs(ids, mask, completions)  # (B, 4)
+        pairs = spoken.legal.completion_log_probs(ids, mask, completions, prior=heard)  # (B, 4)
         move = said[start : start + BATCH].to(ids.device)
         of_pair = pairs.gather(1, move.clamp(min=0)[:, None]).squeeze(1)
         results.append(torch.where(move >= 0, of_pair, pairs.logsumexp(1)))
@@ -96,15 +97,15 @@ def position_log_probs(
     few = BATCH // 8  # every drawn slate is read once a position
     for start in range(0, len(slates), few):
         rows = np.arange(start, min(start + few, len(slates)))
-        ((ids, mask),) = prompts(spoken, contexts.take(rows))
+        ((ids, mask, heard),) = prompts(spoken, contexts.take(rows))
         logged = torch.from_numpy(slates[rows].astype(np.int64)).to(ids.device)  # (b, K)
-        drawn = spoken.legal.draw(ids, mask, samples=samples, generator=generator).tokens.flatten(0, 1)
+        drawn = spoken.legal.draw(ids, mask, samples=samples, generator=generator, prior=heard).tokens.flatten(0, 1)
         moves, items = spoken.grammar.decode(drawn)  # (b samples,), (b samples, K)
         wanted = logged.repeat_interleave(samples, 0)
         tried, before = with_item_at(items, wanted)
         flat = spoken.grammar.encode(moves.repeat_interleave(size), tried.flatten(0, 1))
         tried_here = flat.view(len(ids), samples * size, -1).to(ids.device)
-        tokens = spoken.legal.token_distributions(ids, mask, tried_here).log_probs
+        tokens = spoken.legal.token_distributions(ids, mask, tried_here, prior=heard).log_probs
         of_items = tokens[..., 1:].reshape(-1, size, size, levels).sum(-1)  # (b samples, K tried, K positions)
         at = of_items.diagonal(dim1=1, dim2=2).masked_fill(before, -torch.inf)
         results.append(at.view(len(ids), samples, size).double().logsumexp(1) - np.log(samples))
@@ -135,17 +136,22 @@ def top_items(spoken: Speaker, contexts: Contexts, count: int, beams: int = 16) 
     A beam is (move, code, code, ...); an item reached through several moves gets the sum of their probabilities.
     """
     ranked = [
-        likeliest_items(spoken.legal, ids, mask, count, max(beams, count)) for ids, mask in prompts(spoken, contexts)
+        likeliest_items(spoken.legal, ids, mask, count, max(beams, count), prior=heard)
+        for ids, mask, heard in prompts(spoken, contexts)
     ]
     return torch.cat(ranked).cpu().numpy().astype(np.int32)
 
 
 def prompts(
-    spoken: Speaker, contexts: Contexts, weights: Mapping[str, float] | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Encoded prompts in batches: input_ids and attention_mask, (b, S) each, on the model's device."""
+    spoken: Speaker, contexts: Contexts, weights: Mapping[str, float] | None = None, listening: bool = True
+) -> Iterator[tuple[Tensor, Tensor, ItemPrior | None]]:
+    """Encoded prompts in batches: input_ids and attention_mask, (b, S) each, on the model's device, and the prior of
+    what is asked for in words (`policy.hearing`). Not `listening`: the words are in the prompt and nowhere else.
+    """
     device = spoken.legal.device
     for start in range(0, len(contexts), BATCH):
         rows = np.arange(start, min(start + BATCH, len(contexts)))
-        ids, mask = spoken.prompt.encode(contexts.take(rows), weights)
-        yield ids.to(device), mask.to(device)
+        some = contexts.take(rows)
+        ids, mask = spoken.prompt.encode(some, weights)
+        heard = spoken.hearing.prior(spoken.grammar.trie, some.steer) if listening else None
+        yield ids.to(device), mask.to(device), heard

@@ -46,8 +46,8 @@ class BestOfPolicy:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         objective, states = self.reward.objective(), self.reward.encode(*told(contexts))
         slates, moves, start = [], [], 0
-        for ids, mask in prompts(self.spoken, contexts):
-            drawn = self.spoken.legal.draw(ids, mask, samples=self.draws, generator=generator).tokens
+        for ids, mask, heard in prompts(self.spoken, contexts):
+            drawn = self.spoken.legal.draw(ids, mask, samples=self.draws, generator=generator, prior=heard).tokens
             move, items = self.spoken.grammar.decode(drawn.flatten(0, 1))
             items = items.view(len(ids), self.draws, -1).cpu()
             worth = objective.lower_bound(self.reward.advantage(states[start : start + len(ids)], items))

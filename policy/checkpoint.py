@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from data.catalog import Catalog
 from data.errors import InputError
 from policy.grammar import SlateGrammar
+from policy.hearing import Hearing
 from policy.language_model import LegalSlateModel, causal_model, constrain
 from policy.prompt import Prompt
 from policy.vocabulary import Vocabulary
@@ -53,6 +55,11 @@ class Speaker:
     def legal(self) -> LegalSlateModel:
         """The constrained model (with whichever adapter is active)."""
         return causal_model(self.model)
+
+    @cached_property
+    def hearing(self) -> Hearing:
+        """What words ask for in this catalog."""
+        return Hearing(self.catalog)
 
 
 def speaker(

@@ -116,6 +116,11 @@ class Cursor:
         item_at = self.doors.paths.item_at
         return tuple(int(item_at[leaf]) for leaf in self.taken)
 
+    @property
+    def place(self) -> tuple[int, int] | None:
+        """(level, node of that level) that the next token leads on from; None where a move comes next."""
+        return None if self.said == 0 else ((self.said - 1) % self.doors.paths.levels, self._node)
+
     def follow(self, tokens: Iterable[int]) -> None:
         """Go on along vocabulary ids. Raises InputError for one that is out of place, leads off the trie, or repeats an
         item.

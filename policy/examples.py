@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -25,6 +24,7 @@ from data.histories import Contexts, Decisions, Histories, contexts
 from data.schema import ACTIONS
 from data.world.words import with_typo
 from policy.checkpoint import Speaker
+from policy.hearing import askable
 from policy.moves import MOVES, move_of, relation_of
 from policy.prompt import Weights
 
@@ -302,16 +302,3 @@ def history_blocks(
                 packed.tokens[-1] += [opening, *said.ravel().tolist()]
                 packed.parts[-1].append(1 + said.size)
     return packed if packed.tokens[-1] else HistoryBlocks(packed.tokens[:-1], packed.parts[:-1])
-
-
-def askable(catalog: Catalog) -> list[tuple[str, str, NDArray[np.int32]]]:
-    """What a listener may name: (column, text, catalog rows that fit), for every tag, kind and creator."""
-    frame = catalog.items.with_row_index("row")
-    asked: list[tuple[str, str, NDArray[np.int32]]] = []
-    for column in ("tags", "kind", "creator"):
-        values = frame.explode(column) if column == "tags" else frame
-        grouped = values.filter(pl.col(column).is_not_null() & (pl.col(column).cast(pl.String) != "")).group_by(
-            column, maintain_order=True
-        )
-        asked += [(column, str(key[0]), np.sort(group["row"].to_numpy()).astype(np.int32)) for key, group in grouped]
-    return asked

@@ -113,6 +113,28 @@ class SlateGrammar:
             logits[:, offset : offset + size] += more
         return logits.masked_fill(~self.legal(completion, eligible), ILLEGAL)
 
+    def restricted_all(
+        self,
+        logits: Tensor,
+        completions: Tensor,
+        eligible: Tensor | Eligibility | None = None,
+        prior: ItemPrior | None = None,
+    ) -> Tensor:
+        """`restricted` at every position of whole `completions` (B, T): logits (B, T, C)."""
+        legal = self.legal_all(completions, eligible)
+        if prior is not None:
+            rows, levels, places = len(completions), self.trie.levels, self.slate_size
+            path = self.trie.leaf_path[self._leaves(self._codes(completions).reshape(rows, places, levels))]
+            every = prior.rows(torch.arange(rows, device=self.trie.device).repeat_interleave(places))
+            node = torch.zeros(rows * places, dtype=torch.long, device=self.trie.device)
+            logits = logits.clone()
+            for level in range(levels):
+                offset, size = self.trie.level_offsets[level], self.trie.level_sizes[level]
+                more = every.at(level, node).clamp(min=ILLEGAL).view(rows, places, size)
+                logits[:, 1 + level :: levels, offset : offset + size] += more
+                node = path[:, :, level].flatten()
+        return logits.masked_fill(~legal, ILLEGAL)
+
     def _node(self, codes: Tensor) -> Tensor:
         """Where the item that is being spelt has got to: the node (B,) of its level after `codes` (B, t - 1)."""
         begun = codes.shape[1] // self.trie.levels * self.trie.levels

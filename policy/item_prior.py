@@ -59,6 +59,12 @@ class ItemPrior:
         """The same for the rows in `index` (R,), repeats allowed; a shared prior stays shared."""
         return ItemPrior(self.trie, tuple(level if len(level) == 1 else level[index] for level in self.mean))
 
+    def repeated(self, times: int) -> ItemPrior:
+        """Each row `times` times, for as many completions of one prompt."""
+        if times == 1 or len(self.mean[0]) == 1:
+            return self
+        return self.rows(torch.arange(len(self.mean[0]), device=self.trie.device).repeat_interleave(times))
+
     def at(self, level: int, nodes: Tensor) -> Tensor:
         """What is added to the logits of the codes of `level` after its `nodes` (R,), row r's prior: (R, size)."""
         mean = self.mean[level]

@@ -77,15 +77,15 @@ def causal_model(model: nn.Module) -> LegalSlateModel:
 class Continuations:
     """What may be said on one surface. head (C, H): output rows of its C tokens; ids (C,): which tokens they are.
 
-    restricted: logits (R, C) after (R, t) tokens, illegal ones masked. legal_all: what may follow at every position of
-    whole completions (R, T), (R, T, C).
+    restricted: logits (R, C) after (R, t) tokens, illegal ones masked. restricted_all: logits (R, T, C) at every
+    position of whole completions (R, T), likewise.
     """
 
     length: int
     head: Tensor
     ids: Tensor
     restricted: Callable[[Tensor, Tensor], Tensor]
-    legal_all: Callable[[Tensor], Tensor]
+    restricted_all: Callable[[Tensor, Tensor], Tensor]
 
 
 class LegalSlateModel(PreTrainedModel):
@@ -169,13 +169,18 @@ class LegalSlateModel(PreTrainedModel):
         completions: Tensor,
         temperature: float = 1.0,
         allowed: Tensor | None = None,
+        eligible: Tensor | None = None,
+        prior: ItemPrior | None = None,
     ) -> Tensor:
         """Log-probability of each of M completions per prompt; the prompt is read once.
 
         input_ids, attention_mask: (B, S) left padded, ending with `<slate>`, or with `<message>` where `allowed` is
-        given. completions: (B, M, T). Returns (B, M).
+        given. completions: (B, M, T). eligible, prior: as `draw` was given them. Returns (B, M).
         """
-        return self.token_distributions(input_ids, attention_mask, completions, temperature, allowed).log_probs.sum(-1)
+        told = self.token_distributions(
+            input_ids, attention_mask, completions, temperature, allowed, eligible=eligible, prior=prior
+        )
+        return told.log_probs.sum(-1)
 
     def token_distributions(
         self,
@@ -184,16 +189,18 @@ class LegalSlateModel(PreTrainedModel):
         completions: Tensor,
         temperature: float = 1.0,
         allowed: Tensor | None = None,
+        eligible: Tensor | None = None,
+        prior: ItemPrior | None = None,
     ) -> CompletionOutput:
         """As `completion_log_probs`, each token's given those before it, and the entropy of what it is drawn from."""
         batch, many, length = completions.shape
         branches = Branches(self.trunk(), input_ids, attention_mask)
         first = branches.hidden[:, :, None].expand(-1, many, -1, -1)  # (B, M, 1, H)
         hidden = torch.cat([first, branches.follow(completions[..., :-1])], 2)  # (B, M, T, H)
-        may = self.continuations(allowed, many)
-        logits = nn.functional.linear(hidden, may.head).float() / temperature
-        legal = may.legal_all(completions.flatten(0, 1)).view(batch, many, length, -1)
-        log_probs = logits.masked_fill(~legal, ILLEGAL).log_softmax(-1)
+        may = self.continuations(allowed, many, eligible, prior)
+        logits = nn.functional.linear(hidden, may.head).float().flatten(0, 1)  # (B M, T, C)
+        legal = may.restricted_all(logits, completions.flatten(0, 1)) / temperature
+        log_probs = legal.view(batch, many, length, -1).log_softmax(-1)
         chosen = _among(may.ids, completions)[..., None]
         entropy = -(log_probs.exp() * log_probs).sum(-1)
         return CompletionOutput(log_probs=log_probs.gather(-1, chosen).squeeze(-1), entropy=entropy)
@@ -220,8 +227,6 @@ class LegalSlateModel(PreTrainedModel):
         batch, device = len(input_ids), input_ids.device
         branches = Branches(self.trunk(), input_ids, attention_mask)
         hidden = branches.hidden.expand(-1, samples, -1)  # (B, N, H)
-        if prior is not None:
-            prior = prior.rows(torch.arange(batch, device=device).repeat_interleave(samples))
         may = self.continuations(allowed, samples, eligible, prior)
         tokens = torch.empty(batch * samples, 0, dtype=torch.int64, device=device)
         total = torch.zeros(batch * samples, device=device)
@@ -306,9 +311,9 @@ class LegalSlateModel(PreTrainedModel):
         eligible: Tensor | None = None,
         prior: ItemPrior | None = None,
     ) -> Continuations:
-        """Decisions where `allowed` (B, M, channels, hours) is given, slates of `eligible` items.
+        """Decisions where `allowed` (B, M, channels, hours) is given, slates of `eligible` items otherwise.
 
-        Each row of either stands for `times` completions. Raises InputError where it has no words for messages.
+        Each row of all three stands for `times` completions. Raises InputError where it has no words for messages.
         """
         if allowed is not None:
             spoken = self.decisions
@@ -319,10 +324,12 @@ class LegalSlateModel(PreTrainedModel):
                 weight[spoken.ids],
                 spoken.ids,
                 lambda logits, said: logits.masked_fill(~spoken.legal(said, every), ILLEGAL),
-                lambda whole: spoken.legal_all(whole, every),
+                lambda logits, whole: logits.masked_fill(~spoken.legal_all(whole, every), ILLEGAL),
             )
         if eligible is not None and eligible.ndim == 2:
             eligible = eligible.repeat_interleave(times, 0)
+        if prior is not None:
+            prior = prior.repeated(times)
         grammar, first = self.grammar, self.grammar.vocabulary.first
         counted = grammar.eligibility(eligible)  # once, not once a step
         return Continuations(
@@ -330,7 +337,7 @@ class LegalSlateModel(PreTrainedModel):
             self.catalog_head(),
             torch.arange(first, first + grammar.vocabulary.size, device=self.device),
             lambda logits, said: grammar.restricted(logits, said, counted, prior),
-            lambda whole: grammar.legal_all(whole, counted),
+            lambda logits, whole: grammar.restricted_all(logits, whole, counted, prior),
         )
 
     def _begun(self, input_ids: Tensor, allowed: Tensor | None) -> list[tuple[Tensor, int, Continuations]]:
@@ -361,7 +368,7 @@ def _legal_logits(may: Continuations, input_ids: Tensor, hidden: Tensor, at: Ten
     completions = input_ids.gather(1, at + 1)  # (R, T)
     predicting = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))  # (R, T, H)
     logits = nn.functional.linear(predicting, may.head).float()
-    return logits.masked_fill(~may.legal_all(completions), ILLEGAL)
+    return may.restricted_all(logits, completions)
 
 
 def completion_positions(input_ids: Tensor, mark: int, length: int) -> Tensor:

@@ -75,15 +75,25 @@ def print_steering(found: Mapping[str, Any], console: Console) -> None:
             return f"{one['mean']:.0%} [{one['lo']:.0%}, {one['hi']:.0%}]"
         return f"{one['mean']:+.2f} [{one['lo']:+.2f}, {one['hi']:+.2f}]"
 
-    asked = Table("policy", "asked", "fits", "without asking", "tag", "kind", "creator", "mid-term cost, sd")
+    asked = Table(
+        "policy",
+        "asked",
+        "fits",
+        "by the prompt alone",
+        "without asking",
+        "tag",
+        "kind",
+        "creator",
+        "mid-term cost, sd",
+    )
     asked.title = "items that are what was asked for (95% over moments)"
     for name, by in found.items():
         for form, one in by["obedience"].items():
             parts = [
                 f"{one['by'][c]['fits']['mean']:.0%}" if c in one["by"] else "" for c in ("tags", "kind", "creator")
             ]
-            plain = f"{one['unasked']['mean']:.0%}"
-            asked.add_row(name, form, cell(one["fits"], True), plain, *parts, cell(one["cost"], False))
+            plain = [f"{one[k]['mean']:.0%}" for k in ("by_prompt", "unasked")]
+            asked.add_row(name, form, cell(one["fits"], True), *plain, *parts, cell(one["cost"], False))
     console.print(asked)
     moves = Table("policy", "move", "said", "carried out", "new styles", "new creators", "entropy, nats", "reward, sd")
     moves.title = "what is said first, and what follows"

@@ -72,8 +72,8 @@ def worth(
     generator = torch.Generator().manual_seed(seed)
     known = contexts(run.histories, decisions, spoken.settings.history_length)
     slates, surprise = [], []
-    for ids, mask in prompts(spoken, known, weights):
-        drawn = spoken.legal.draw(ids, mask, samples=samples, generator=generator)
+    for ids, mask, heard in prompts(spoken, known, weights):
+        drawn = spoken.legal.draw(ids, mask, samples=samples, generator=generator, prior=heard)
         slates.append(spoken.grammar.decode(drawn.tokens.flatten(0, 1))[1].view(len(ids), samples, -1).cpu())
         surprise.append(-drawn.log_probs.mean(1).cpu())
     rows, items = torch.arange(len(decisions)), torch.cat(slates)

@@ -9,7 +9,7 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from data.schema import ACTIONS, SURFACES
-from policy.serving.slate_arguments import MAX_BLOCKED, MAX_SLATE
+from policy.serving.slate_arguments import MAX_BLOCKED, MAX_SLATE, MAX_STEER
 
 MAX_EVENTS = 1000
 MAX_DEADLINE_MS = 60_000
@@ -65,7 +65,7 @@ class RecommendationRequest(BaseModel):
 
     user_id: str = Field(min_length=1, max_length=256, description="Anybody; a listener without history is fine.")
     surface: Surface = Field("now_playing", description=f"One of {', '.join(SURFACES)}.")
-    steer: str | None = Field(None, max_length=2000, description="What the listener asks for, in words.")
+    steer: str | None = Field(None, max_length=MAX_STEER, description="What the listener asks for, in words.")
     k: int | None = Field(None, ge=1, le=MAX_SLATE, description="Items in the slate; default as trained.")
     policy: str | None = Field(None, description="Adapter to answer with; default the deployment's.")
     weights: dict[str, float] | None = Field(None, description="The wanted trade-off: objective -> weight in [0, 1].")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -26,7 +26,7 @@ from policy.serving.connection import Stream
 from policy.serving.deployment import Deployment
 from policy.serving.messages import REFUSALS
 from policy.serving.service import Refusal, Service, decoded
-from policy.serving.slate_arguments import MAX_SLATE, SlateArguments
+from policy.serving.slate_arguments import MAX_SLATE, MAX_STEER, SlateArguments
 
 MAX_CHOICES = 128
 GREEDY = 1e-5  # vLLM takes a lower temperature as greedy
@@ -89,6 +89,7 @@ def _documented(name: str, kind: Mapping[str, object]) -> dict[str, object]:
                 "kinds": {"type": "array", "items": {"type": "string"}},
                 "blocked": {"type": "array", "items": {"type": "string"}},
                 "seen": {"type": "array", "items": {"type": "string"}},
+                "steer": {"type": "string", "maxLength": MAX_STEER, "description": "A chat's: its last user message."},
             },
             "additionalProperties": False,
         },
@@ -141,6 +142,8 @@ async def _read(service: Service, request: Request, chat: bool) -> Asked:
     user_id = _user(body.get("user"))
     try:
         arguments = SlateArguments.parse(given, deployment.slate_size)
+        if chat and not arguments.steer:
+            arguments = replace(arguments, steer=(_last_words(body) or "")[:MAX_STEER])
         arguments = arguments.without(await service.listeners.blocked(user_id), deployment.index)
         if arguments.catalog not in ("", deployment.catalog.version):
             raise Refusal(400, f"vllm_xargs: catalog: this gateway has {deployment.catalog.version} and no other")
@@ -185,7 +188,7 @@ async def _read(service: Service, request: Request, chat: bool) -> Asked:
         greedy=isinstance(temperature, int | float) and temperature < GREEDY,
         user_id=user_id,
         surface=surface,
-        steer=_last_words(body) if chat else None,
+        steer=arguments.steer or None,
         policy=deployment.versions.get(str(model), str(model)),
         candidates=candidates,
     )

@@ -34,12 +34,15 @@ from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 from data.errors import InputError
 from policy.cursor import Cursor, Doors, Paths
-from policy.grammar import SlateGrammar
+from policy.grammar import ILLEGAL, SlateGrammar
+from policy.hearing import Hearing
+from policy.item_prior import ItemPrior
 from policy.messaging.grammar import MessageGrammar
 from policy.serving.catalogs import POLICY, Entry, ServedCatalogs
 from policy.serving.message_arguments import NAME as MESSAGE
 from policy.serving.message_arguments import MessageArguments
 from policy.serving.slate_arguments import MAX_SENT, SlateArguments
+from policy.trie import Trie
 from policy.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -54,13 +57,14 @@ _WALKED = 256
 @dataclass
 class Answer:
     """One request in the batch: where its slate stands, the tokens said so far (vLLM's own growing list), how many a
-    whole slate has, and the token that ends it.
+    whole slate has, the token that ends it, and the prior of what was asked for in words.
     """
 
     cursor: Cursor
     said: list[int]
     length: int
     end_token: int
+    heard: ItemPrior | None = None
 
     def catch_up(self) -> Cursor:
         """The cursor after all that was said."""
@@ -144,7 +148,7 @@ class CatalogLogitsProcessor(LogitsProcessor):
         self._vocabulary = Vocabulary.load(self._model, default)
         ends = vllm_config.model_config.hf_config.eos_token_id
         self._end_token = ends[0] if isinstance(ends, list) else ends
-        self._tries: OrderedDict[str, tuple[SlateGrammar, Paths]] = OrderedDict()
+        self._tries: OrderedDict[str, tuple[Trie, Paths, Hearing]] = OrderedDict()
         self._doors: OrderedDict[tuple[str, tuple[str, ...]], Doors] = OrderedDict()
         speaks = self._vocabulary.speaks_of_messages
         self._messages = MessageGrammar.of(self._vocabulary) if speaks else None
@@ -173,7 +177,13 @@ class CatalogLogitsProcessor(LogitsProcessor):
                 may = answer.legal().to(logits.device)
                 said.append((row, may, logits[row, may]))  # the words of messages lie outside those of slates
             else:
-                answer.catch_up().mark(legal[row])
+                cursor = answer.catch_up()
+                cursor.mark(legal[row])
+                if answer.heard is not None and cursor.place is not None:
+                    level, node = cursor.place
+                    begin = first + answer.heard.trie.level_offsets[level]
+                    more = answer.heard.at(level, torch.tensor([node]))[0].clamp(min=ILLEGAL).to(logits.device)
+                    logits[row, begin : begin + len(more)] += more
         illegal = torch.from_numpy(~legal).to(logits.device, non_blocking=True)
         logits[:, :first] = -torch.inf
         logits[:, first : first + size].masked_fill_(illegal, -torch.inf)
@@ -191,13 +201,16 @@ class CatalogLogitsProcessor(LogitsProcessor):
             return MessageAnswer(allowed, said, self._messages, end_token)
         arguments = SlateArguments.parse(params.extra_args, self._served.slate_size, MAX_SENT)
         entry = self._served.pinned(arguments.catalog)
-        _, paths = self._trie(entry)
+        trie, paths, hearing = self._trie(entry)
         unwanted = [entry.index.row_of[item] for item in arguments.unwanted if item in entry.index.row_of]
         if len(unwanted) <= _WALKED:
             cursor = Cursor(self._open(entry, arguments.kinds), paths.leaf_of[unwanted].tolist())
         else:
             cursor = Cursor(self._count(entry, arguments))
-        return Answer(cursor, said, 1 + arguments.slate_size * paths.levels, end_token)
+        heard = None
+        if arguments.steer:
+            heard = hearing.prior(trie, [arguments.steer], arguments.eligible(entry.index))
+        return Answer(cursor, said, 1 + arguments.slate_size * paths.levels, end_token, heard)
 
     def _open(self, entry: Entry, kinds: tuple[str, ...]) -> Doors:
         """What is open for items of these kinds, counted once."""
@@ -207,14 +220,14 @@ class CatalogLogitsProcessor(LogitsProcessor):
         return kept(self._doors, key, _DOORS_KEPT)
 
     def _count(self, entry: Entry, arguments: SlateArguments) -> Doors:
-        grammar, paths = self._trie(entry)
-        return Doors.of(paths, grammar.trie.count(arguments.eligible(entry.index)))
+        trie, paths, _ = self._trie(entry)
+        return Doors.of(paths, trie.count(arguments.eligible(entry.index)))
 
-    def _trie(self, entry: Entry) -> tuple[SlateGrammar, Paths]:
+    def _trie(self, entry: Entry) -> tuple[Trie, Paths, Hearing]:
         version = entry.catalog.version
         if version not in self._tries:
             grammar = SlateGrammar.of(Vocabulary.load(self._model, entry.catalog), 1)
-            self._tries[version] = grammar, Paths.of(grammar)
+            self._tries[version] = grammar.trie, Paths.of(grammar), Hearing(entry.catalog)
         return kept(self._tries, version, _TRIES_KEPT)
 
 

@@ -67,7 +67,7 @@ async def recommend(service: Service, request: RecommendationRequest) -> Recomme
     when = situation.time if situation and situation.time else datetime.now(UTC)
     with service.metrics.stage("context"):
         listener = await service.listeners.look(request.user_id)
-        arguments = _arguments(deployment, request, listener.blocked)
+        arguments = _arguments(deployment, request, steer, listener.blocked)
         eligible = arguments.eligible(deployment.index)
         zone = situation.time_zone if situation else None
         length = deployment.prompt.history_length
@@ -125,12 +125,15 @@ def _assigned(
     return name, weights, arm
 
 
-def _arguments(deployment: Deployment, request: RecommendationRequest, blocked: frozenset[str]) -> SlateArguments:
+def _arguments(
+    deployment: Deployment, request: RecommendationRequest, steer: str | None, blocked: frozenset[str]
+) -> SlateArguments:
     given = {
         "slate_size": request.k,
         "kinds": request.kinds,
         "blocked": request.blocked,
         "seen": request.seen,
+        "steer": steer,
         "end": 0,
         # Pinned, or vLLM would decode with the newest while we still read slates with the one before.
         "catalog": deployment.catalog.version,

@@ -4,6 +4,8 @@ In a request to vLLM these travel as `vllm_xargs`:
 
     {"prompt": "...", "vllm_xargs": {"slate_size": 5, "kinds": ["podcast"], "blocked": ["item-3"], "seen": ["item-9"]}}
 
+`steer` is what the listener says, as in the prompt: what it names in the catalog is preferred (`policy.hearing`).
+
 The gateway and the vLLM plugin read them with the same code, so a wrong argument gets the same answer from both.
 """
 
@@ -20,12 +22,13 @@ from data.errors import InputError
 DEFAULT_SLATE = 5
 MAX_SLATE = 20
 MAX_BLOCKED = 10_000
+MAX_STEER = 2_000  # characters
 # In one list before vLLM: a request's own, the listener's, and what was taken down for everybody.
 MAX_SENT = 3 * MAX_BLOCKED
 # Of a larger catalog the log does not say what could be shown: a row would be longer than all else of it.
 MAX_LISTED = 10_000
 
-NAMES = ("catalog", "slate_size", "kinds", "blocked", "seen", "end")
+NAMES = ("catalog", "slate_size", "kinds", "blocked", "seen", "steer", "end")
 # What vLLM itself puts beside our arguments.
 ENGINE_NAMES = ("kv_transfer_params", "ec_transfer_params")
 
@@ -36,7 +39,8 @@ class SlateArguments:
 
     slate_size: K items. kinds: item kinds allowed, empty for all. blocked, seen: item ids that may not appear (unknown
     ids are fine: they cannot appear anyway). end: close the completion with the end token, so that it finishes by
-    itself. catalog: which of a server's catalogs, by name or version; empty for its default.
+    itself. catalog: which of a server's catalogs, by name or version; empty for its default. steer: what is asked for
+    in words, empty for nothing.
     """
 
     slate_size: int = DEFAULT_SLATE
@@ -45,6 +49,7 @@ class SlateArguments:
     seen: tuple[str, ...] = ()
     end: bool = True
     catalog: str = ""
+    steer: str = ""
 
     @classmethod
     def parse(cls, given: Mapping[str, object] | None, default_size: int, longest: int = MAX_BLOCKED) -> SlateArguments:
@@ -63,6 +68,7 @@ class SlateArguments:
             seen=_words(given.get("seen", ()), "seen", longest),
             end=bool(_whole(given.get("end", 1), "end", 0, 1)),
             catalog=_word(given.get("catalog", ""), "catalog"),
+            steer=_text(given.get("steer", ""), "steer"),
         )
 
     def without(self, item_ids: Collection[str], catalog: CatalogIndex) -> SlateArguments:
@@ -88,6 +94,8 @@ class SlateArguments:
             sent["end"] = 0
         if self.catalog:
             sent["catalog"] = self.catalog
+        if self.steer:
+            sent["steer"] = self.steer
         return sent
 
     def eligible(self, catalog: CatalogIndex) -> torch.Tensor | None:
@@ -153,6 +161,12 @@ def _whole(value: object, name: str, low: int, high: int) -> int:
 def _word(value: object, name: str) -> str:
     if not isinstance(value, str) or len(value) > 256:
         raise InputError(f"{name} must be a name, got {str(value)[:80]!r}")
+    return value
+
+
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str) or len(value) > MAX_STEER:
+        raise InputError(f"{name} must be words, {MAX_STEER} characters at most")
     return value
 
 

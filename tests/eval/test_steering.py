@@ -56,11 +56,11 @@ def test_who_obeys_is_told_from_who_does_not_and_pays_what_it_costs(run, monkeyp
     asked = requests(spoken.catalog, 18, "named", {}, 0)
     rng = np.random.default_rng(0)
 
-    def deaf(*_):
+    def deaf(*_, **__):
         slates = torch.from_numpy(np.stack([[rng.permutation(60)[:5] for _ in range(4)] for _ in range(18)]))
         return torch.zeros(18, 4, dtype=torch.long), slates, torch.zeros(18, 4)
 
-    def obedient(spoken, moments, steer, samples, seed):
+    def obedient(spoken, moments, steer, samples, seed, listening=True):
         move, slates, given = deaf()
         for row, said in enumerate(steer):
             if said is not None:
@@ -99,7 +99,7 @@ def test_moves_are_held_to_their_word(run, monkeypatch) -> None:
     rows = np.repeat(np.arange(18), 16)
     done = move_of(known.item[rows], known.action[rows], slates.flatten(0, 1).numpy(), spoken.catalog).reshape(18, 16)
     truly = (torch.from_numpy(done.astype(np.int64)), slates, given)
-    monkeypatch.setattr(steering, "drawn", lambda *_: truly)
+    monkeypatch.setattr(steering, "drawn", lambda *_, **__: truly)
     found = moves_told(spoken, moments, 16, 0)
     for code, move in enumerate(MOVES):
         assert found["moves"][move]["share"] == pytest.approx(float((done == code).mean()))

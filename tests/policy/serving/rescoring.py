@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from data.catalog import Catalog
 from data.store import LogStore
 from policy.grammar import SlateGrammar
+from policy.hearing import Hearing
 from policy.moves import MOVES
 from policy.prompt import Prompt
 from policy.serving.listeners import Listener, Listeners
@@ -72,10 +73,20 @@ class Rescorer:
                 for row in self.catalog.items.to_dicts()
             ]
         )
+        steer = (request.get("steer") or "").strip()
+        heard = Hearing(self.catalog).prior(grammar.trie, [steer or None], eligible)
         total = 0.0
         for step in range(grammar.length):
             legal = grammar.legal(completion[:, :step], eligible)[0]
-            scores = logits[ids.shape[1] - 1 + step, grammar.vocabulary.first :][: len(legal)]
+            scores = logits[ids.shape[1] - 1 + step, grammar.vocabulary.first :][: len(legal)].clone()
+            if heard is not None and step:
+                level, begun = (step - 1) % grammar.trie.levels, completion[0, 1 : step + 1]
+                node = torch.zeros(1, dtype=torch.long)
+                for place in range(level):
+                    code = int(begun[step - 1 - level + place]) - grammar.vocabulary.first
+                    node = grammar.trie.step(place, node, torch.tensor([code - grammar.trie.level_offsets[place]]))
+                offset = grammar.trie.level_offsets[level]
+                scores[offset : offset + grammar.trie.level_sizes[level]] += heard.at(level, node)[0]
             scores = scores.masked_fill(~legal, -torch.inf).log_softmax(0)
             total += float(scores[completion[0, step] - grammar.vocabulary.first])
         return total

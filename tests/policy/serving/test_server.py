@@ -133,6 +133,28 @@ def test_a_recommendation_is_logged_as_it_was_answered(server: RunningServer) ->
     assert set(answer["items"][0]) == {"item_id", "title", "creator", "kind"}
 
 
+@pytest.mark.parametrize("through", ["gateway", "chat", "vllm"])
+def test_what_is_asked_for_is_played(
+    server: RunningServer, client: openai.OpenAI, rescore: Rescorer, through: str
+) -> None:
+    words = "somethng by artist 4, no audiobooks"
+    played: list[int] = []
+    for _ in range(8):
+        if through == "gateway":
+            said = recommend(server, steer=words).json()["items"]
+            played += [rescore.row_of[item["item_id"]] for item in said]
+        elif through == "chat":
+            chat = client.chat.completions.create(model="ppo", messages=[{"role": "user", "content": words}])
+            played += slate_of(rescore, chat.choices[0].message.content or "")
+        else:
+            body = {"model": "ppo", "prompt": "<slate>", "vllm_xargs": {"steer": words}}
+            plain = httpx.post(f"{server.engine_url}/v1/completions", json=body, timeout=60).json()
+            played += slate_of(rescore, plain["choices"][0]["text"])
+    items = server.catalog.items[played]
+    assert (items["creator"] == "Artist 4").mean() > 0.5, "of all items a ninth is theirs"
+    assert (items["kind"] == "audiobook").mean() < 0.1, "of all items a third is"
+
+
 @pytest.mark.parametrize("slates", [60, pytest.param(300, marks=pytest.mark.nightly)])
 def test_logged_propensities_are_those_of_rescoring_offline(
     server: RunningServer, rescore: Rescorer, slates: int

@@ -20,6 +20,8 @@ def test_all_spellings_of_an_argument_mean_the_same() -> None:
 
     assert plain == words == numbers
     assert SlateArguments.parse(plain.xargs(), 5) == plain
+    asked = SlateArguments(5, steer="a podcast, no jazz", catalog="shop", end=False)
+    assert SlateArguments.parse(asked.xargs(), 9) == asked
     assert SlateArguments.parse(None, 7) == SlateArguments(slate_size=7)
 
 
@@ -43,6 +45,8 @@ def test_eligible_rows_are_of_the_kinds_and_not_blocked() -> None:
         ({"blocked": 7}, "blocked must be a list"),
         ({"blocked": ["x"] * 10_001}, "at most 10000"),
         ({"sizes": 3}, "unknown argument 'sizes'"),
+        ({"steer": ["jazz"]}, "steer must be words"),
+        ({"steer": "la" * 1_001}, "2000 characters at most"),
         ({"kinds": "opera"}, "the catalog has no 'opera', it has audiobook, podcast, track"),
         ({"kinds": "track", "blocked": [f"item-{row:02d}" for row in range(0, 54, 3)]}, "only 2 of the catalog's 60"),
     ],
