@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -98,6 +99,8 @@ def engine(run: Path, constrained: bool) -> Iterator[str]:
     settings = EngineSettings(
         run / "policy" / "sft", run / "catalog", port=free_port(), log=log, constrained=constrained
     )
+    # vLLM gives up a regular expression of 10,000 items after five seconds of compiling, which are not counted here.
+    os.environ.setdefault("VLLM_REGEX_COMPILATION_TIMEOUT_S", "120")
     server = Engine(settings)
     try:
         server.wait_until_ready()
