@@ -61,8 +61,10 @@ lint: $(STAMP)  ## ruff: rules and layout
 types: $(STAMP)  ## mypy, strict
 	@$(PY) -m mypy
 
+# One process a core, each on one thread; what is costly to set up stays in one of them (tests/conftest.py).
 tests: $(STAMP)  ## pytest, without the nightly tests
-	@$(PY) -m pytest -q -m "not nightly" --durations=15 $(ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "not nightly" -n $(OMP_NUM_THREADS) --dist loadgroup --no-loadscope-reorder \
+	    --durations=15 $(ARGS)
 
 nightly: $(STAMP)  ## the tests that take minutes
 	@$(PY) -m pytest -q -m nightly --timeout=3600 --durations=15 $(ARGS)
