@@ -63,7 +63,7 @@ types: $(STAMP)  ## mypy, strict
 
 # One process a core, each on one thread; what is costly to set up stays in one of them (tests/conftest.py).
 tests: $(STAMP)  ## pytest, without the nightly tests
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "not nightly" -n $(OMP_NUM_THREADS) --dist loadgroup --no-loadscope-reorder \
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "not nightly" -n $(OMP_NUM_THREADS) --no-loadscope-reorder \
 	    --durations=15 $(ARGS)
 
 nightly: $(STAMP)  ## the tests that take minutes
