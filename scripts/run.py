@@ -112,6 +112,7 @@ def stages(args: RunArguments) -> list[Stage]:
 
 def travel(args: RunArguments) -> list[tuple[str, float, bool]]:
     """Go the road; (stage, seconds, made) for each. Raises InputError when another process works on the run."""
+    args.resolved()  # a wrong preset is told now, not after the rewards
     took = []
     console = Console(stderr=True)
     with run_lock(Path(args.run)):

@@ -178,6 +178,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, more, says):
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "bad").rglob(".*.making-*"))
+    assert not (tmp_path / "bad" / "catalog").exists(), "told before anything that takes time"
 
 
 def test_two_runs_at_once_are_refused(tmp_path):
