@@ -42,7 +42,7 @@ LONGEST = 500  # characters of a request that are listened to
 # Shares of a slate that what is asked for gets, over items that are otherwise alike: a name, a word of a text, a guess
 # at what is meant.
 NAMED, IN_THE_TEXT, MEANT = 0.97, 0.9, 0.8
-UNWANTED = -6.0  # log-weight
+UNWANTED = -20.0  # log-weight: a policy that plays little else by itself should not either
 # How people call the kinds of items, beside the kind itself.
 SPOKEN_KINDS = {
     "track": ("song", "music", "tune"),
