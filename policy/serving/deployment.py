@@ -27,7 +27,7 @@ BASE = "sft"
 # Written by policy.checkpoint, whose import would cost a server the whole training stack.
 SETTINGS = "policy.json"
 # The first of these that the run has answers when a request names no policy.
-PREFERRED = ("ppo", "dpo", BASE)
+PREFERRED = ("grpo", "ppo", "dpo", BASE)
 
 
 @dataclass(frozen=True)
