@@ -71,7 +71,7 @@ POLICIES: Mapping[str, PolicyStyle] = {
     "dpo_click": PolicyStyle("DPO on clicks", "#b8860b", "triangle"),
     "ppo_click": PolicyStyle("PPO on clicks", "#a8518a", "triangle"),
     "dpo": PolicyStyle("DPO", "#007a5a", "diamond"),
-    "grpo_click": PolicyStyle("GRPO on clicks", "#4b3f8f", "triangle"),
+    "grpo_click": PolicyStyle("GRPO on clicks", "#8a5a00", "triangle"),
     "ppo": PolicyStyle("PPO", "#c44a00", "down"),
     "grpo": PolicyStyle("GRPO", "#7a4fb5", "cross"),
     "rloo": PolicyStyle("RLOO", "#a8518a", "circle"),
