@@ -34,6 +34,7 @@ from rewards.network import Known, Network, Shape
 from rewards.objective import LoggingMoments
 from rewards.quality import head_quality
 from rewards.reactions import Channels
+from rewards.recency import lasting
 from rewards.sequences import Batch, batches
 from rewards.slices import BackTest, SliceSettings, back_test
 from rewards.stack import Foretold, fit_stack
@@ -189,7 +190,9 @@ def train_rewards(
         features = torch.cat([*encoded, networks[0].trunk.counts(inputs.recency)], dim=1).numpy()
         model = replace(model, readout=_calibrate(plain, features, test))
     unseen = _unseen(networks, encoded, half[decisions.user])
-    model = replace(model, stack=fit_stack(test.labels, inputs.recency.numpy(), unseen, test.periods, test.day, seed))
+    model = replace(
+        model, stack=fit_stack(test.labels, lasting(inputs.recency.numpy()), unseen, test.periods, test.day, seed)
+    )
     sample = _sample(np.flatnonzero(test.informs), 20_000, seed)
     logged = model.advantage(both[sample], torch.from_numpy(decisions.slate[sample].astype(np.int64))[:, None])
     advantages = logged.mean[:, 0].numpy().astype(np.float64)

@@ -27,13 +27,13 @@ from rewards.heads import Heads, Label, is_return, returned_within
 from rewards.network import Network, Shape
 from rewards.objective import LoggingMoments, Objective, SlateScores
 from rewards.reactions import Channels
-from rewards.recency import COLUMNS
+from rewards.recency import COLUMNS, lasting
 from rewards.sequences import batches
 from rewards.stack import RETURN, Foretold, Stack
 from rewards.training import states
 from rewards.trunk import Inputs, TrunkSettings
 
-FORMAT = 4
+FORMAT = 5
 ENCODE_TOKENS = 16_384
 
 
@@ -81,7 +81,7 @@ class RewardModel:
     def outcomes(self, states: Tensor) -> dict[str, np.ndarray]:
         """Calibrated expectation (B,) of every label at states (B, S), under the policy that wrote the log."""
         net = self.foretold(states)
-        stacked = self.stack.shares(self.shape.labels, self._recency(states).numpy(), net)
+        stacked = self.stack.shares(self.shape.labels, lasting(self._recency(states).numpy()), net)
         features = torch.cat([*self._split(states), self.networks[0].trunk.counts(self._recency(states))], 1).numpy()
         result: dict[str, np.ndarray] = {}
         floor: np.ndarray | None = None
@@ -105,7 +105,7 @@ class RewardModel:
         Retention is calibrated at its horizons; what that changes in the log-odds is drawn as a line between them.
         """
         if RETURN in self.stack.trees:
-            return self.stack.return_curve(self._recency(states).numpy(), self.foretold(states))
+            return self.stack.return_curve(lasting(self._recency(states).numpy()), self.foretold(states))
         split = zip(self.networks, self._split(states))
         raw = torch.stack([returned_within(n.heads.read(z)[:, : self.shape.bins]) for n, z in split]).mean(0).numpy()
         mended = self.outcomes(states)

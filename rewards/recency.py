@@ -81,6 +81,19 @@ def recency_features(histories: Histories, decisions: Decisions) -> np.ndarray:
     return np.stack([column.astype(np.float32) for column in columns], axis=1)
 
 
+def lasting(features: np.ndarray) -> np.ndarray:
+    """The same columns (D, len(COLUMNS)), without those that only ever grow: a model that splits on them takes a
+    listener who has been there for longer than anybody it learned from for one who listens more.
+
+    Tenure ends at the longest window, and lifetime interactions are counted per day of tenure.
+    """
+    tenure, count = COLUMNS.index("log_tenure_days"), COLUMNS.index("log_interactions")
+    made = features.copy()
+    made[:, count] = np.log1p(np.expm1(features[:, count]) / (np.expm1(features[:, tenure]) + 1.0))
+    made[:, tenure] = np.minimum(features[:, tenure], np.log1p(WINDOWS[-1]))
+    return made
+
+
 def _first_within(histories: Histories, decisions: Decisions, origin: int, days: int) -> np.ndarray:
     """For each decision, the first interaction (a row of `histories`) of its user in the last `days` days."""
     # One sorted key for (user, second) lets a single searchsorted serve all users.

@@ -9,8 +9,10 @@ discrete-time hazard: Singer & Willett, 1993; Tutz & Schmid, 2016, ch. 3). Retur
 off it, so they stay monotone in the days and within their range.
 
 The trees start at the network's log-odds (an offset) of the network that has not seen the listener, and have the
-counting features of the tabular baseline beside them: what the sequence does not add, they can take back. Last, one
-number per family sets the level of the trees right on the periods that ended in the last week.
+counting features of the tabular baseline beside them: what the sequence does not add, they can take back. Of these,
+what only ever grows is told as a rate (`rewards.recency.lasting`): periods to come are foretold of listeners who have
+been there for longer than any that were learned from. Last, one number per family sets the level of the trees right on
+the periods that ended in the last week.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,7 +62,7 @@ class Stack:
     shift: Mapping[str, float]
 
     def shares(self, labels: Sequence[Label], features: NDArray[np.floating], net: Foretold) -> dict[str, Floats]:
-        """Share (D,) of the labels that it has trees for; features (D, F) as `rewards.recency` gives them."""
+        """Share (D,) of the labels that it has trees for; features (D, F) as `rewards.recency.lasting` gives them."""
         found: dict[str, Floats] = {}
         if RETURN in self.trees:
             curve = self.return_curve(features, net)

@@ -2,7 +2,7 @@ import numpy as np
 
 from data.histories import Decisions, Histories
 from data.schema import ACTION_CODE
-from rewards.recency import COLUMNS, DAY, HOUR, gap_hours, recency_features
+from rewards.recency import COLUMNS, DAY, HOUR, gap_hours, lasting, recency_features
 
 
 def _log() -> tuple[Histories, Decisions]:
@@ -54,3 +54,27 @@ def test_only_the_past_counts() -> None:
     table = dict(zip(COLUMNS, recency_features(histories, earlier).T, strict=True))
     np.testing.assert_allclose(np.expm1(table["log_interactions_28d"]), [3, 0, 0], atol=1e-5)
     np.testing.assert_allclose(table["share_save_28d"], [0, 0, 0])
+
+
+def test_who_does_the_same_for_longer_than_a_month_looks_the_same() -> None:
+    days = 90
+    t0 = 1_700_000_000_000_000 // DAY * DAY
+    daily = Histories(
+        ["a"],
+        np.array([0, days]),
+        np.zeros(days, np.int32),
+        np.full(days, ACTION_CODE["complete"], np.int8),
+        t0 + np.arange(days) * DAY,
+        np.zeros(days, np.int8),
+        np.zeros(days, np.int16),
+    )
+    _, one = _log()
+    start = np.array([40, 60, 90])
+    later = Decisions(
+        **{**vars(one), "user": np.zeros(3, np.int32), "start": start, "time": t0 + start * DAY - DAY + HOUR}
+        | {"hour_of_week": np.zeros(3, np.int16)}
+    )
+    plain = recency_features(daily, later)
+    assert np.ptp(plain, axis=0).max() > 0.5
+    np.testing.assert_allclose(np.ptp(lasting(plain), axis=0), 0.0, atol=0.02)
+    np.testing.assert_allclose(np.expm1(lasting(plain)[:, COLUMNS.index("log_interactions")]), 1.0, atol=0.05)
