@@ -11,8 +11,9 @@ off it, so they stay monotone in the days and within their range.
 The trees start at the network's log-odds (an offset) of the network that has not seen the listener, and have the
 counting features of the tabular baseline beside them: what the sequence does not add, they can take back. Of these,
 what only ever grows is told as a rate (`rewards.recency.lasting`): periods to come are foretold of listeners who have
-been there for longer than any that were learned from. Last, one number per family sets the level of the trees right on
-the periods that ended in the last week.
+been there for longer than any that were learned from. Last, one number per family sets the level of the trees right for
+the weeks to come: a running mean of what the weeks so far were above it or below, at the pace that would have foretold
+each of them best (exponential smoothing, which is exact for a level that drifts as a random walk: Muth 1960).
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +43,9 @@ MOST_PERIODS = 120_000
 FEWEST_PERIODS = 2_000
 ROUNDS = 120
 AGREED_SHARE = 0.98
-LATELY_DAYS = 7  # a whole week, because weekdays differ
+WEEK = 7  # levels are of whole weeks, because weekdays differ
+MOST_WEEKS, FEWEST_WEEKS = 27, 4
+PACES = np.linspace(0.0, 1.0, 21)
 
 
 @dataclass(frozen=True)
@@ -169,11 +172,25 @@ def fit_stack(
         data = lightgbm.Dataset(design, label=y, init_score=start)
         model = lightgbm.train(dict(TREES) | {"seed": seed, "boost_from_average": False}, data, num_boost_round=ROUNDS)
         trees[family] = model.model_to_string()
+        told = start + np.asarray(model.predict(design, raw_score=True, num_threads=1))
         ended = day[row] + ends[:, 1]
-        lately = ended > ended.max() - LATELY_DAYS
-        told = start[lately] + np.asarray(model.predict(design[lately], raw_score=True, num_threads=1))
-        shift[family] = _level(told, y[lately])
+        ago = (ended.max() - ended) // WEEK
+        weeks = range(min(int(ago.max()), MOST_WEEKS - 1), -1, -1)
+        shift[family] = carried_on([_level(told[ago == week], y[ago == week]) for week in weeks])
     return Stack(trees, shift)
+
+
+def carried_on(levels: Sequence[float]) -> float:
+    """The level of the next week, from that of each so far: their running mean, at the pace that would have foretold
+    each from those before it best. Of fewer than FEWEST_WEEKS no pace can be told: the last one's level."""
+    if len(levels) < FEWEST_WEEKS:
+        return levels[-1]
+    mean, missed = np.zeros(len(PACES)), np.zeros(len(PACES))
+    for now, following in zip(levels, [*levels[1:], None]):
+        mean += PACES * (now - mean)
+        if following is not None:
+            missed += (following - mean) ** 2
+    return float(mean[missed.argmin()])
 
 
 def _level(told: Floats, happened: Floats) -> float:

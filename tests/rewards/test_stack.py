@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 
 from rewards.heads import resolve
-from rewards.stack import ACTIVE, RETURN, Foretold, fit_stack, passed
+from rewards.stack import ACTIVE, RETURN, Foretold, carried_on, fit_stack, passed
 
 DAY = 86_400_000_000
 LABELS = tuple(resolve(name, 3) for name in ("returned_1d", "returned_7d", "active_days_7"))
@@ -72,3 +72,12 @@ def test_days_are_not_read_off_decisions_where_people_come_without_one() -> None
     more = frame.with_columns(pl.col("active_days_7") + 1)
     assert set(passed(frame, end, gap, back)) == {"return", "active", "habit"}
     assert set(passed(more, end, gap, back)) == {"return"}
+
+
+def test_a_level_is_carried_on_as_far_as_levels_last() -> None:
+    assert carried_on([0.0, 0.5, 0.4]) == 0.4, "of three weeks no pace can be told"
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0.0, 0.3, 27)
+    assert abs(carried_on([*noise, 0.9])) < 0.2, "one week that stands out among weeks that forget"
+    drift = np.cumsum(rng.normal(0.0, 0.3, 27))
+    assert carried_on(drift.tolist()) == pytest.approx(drift[-1], abs=0.15), "weeks that remember"
