@@ -41,9 +41,10 @@ class Preset:
     narrowest that vLLM's CPU attention takes). history_passes: passes over packed histories before SFT.
     history_thinning: share of interactions left out of a repeated pass; history_dropout: of the residual stream; both
     are for many passes over a small log. sft_slates, dpo_prompts, dpo_pairs, ppo_episodes, grpo_lesson (slates that the
-    reward would show, imitated first), grpo_slates, weighted_slates: how many of each. samples: slates drawn per DPO
-    prompt. batch: sequences per optimiser step. *_lr: learning rates. lora_rank: rank of every adapter. ranking_cases,
-    rollout_listeners, off_policy_rounds (logged decisions valued): how much evaluation the model's speed allows.
+    reward would show, imitated first), grpo_slates, weighted_slates, message_lesson: how many of each. samples: slates
+    drawn per DPO prompt. batch: sequences per optimiser step. *_lr: learning rates. lora_rank: rank of every adapter.
+    ranking_cases, rollout_listeners, off_policy_rounds (logged decisions valued): how much evaluation the model's speed
+    allows.
     """
 
     name: str
@@ -73,14 +74,21 @@ class Preset:
     grpo_lr: float = 1.5e-3
     weighted_slates: int = 8_000
     weighted_lr: float = 5e-4
+    message_lesson: int = 16_000
+    message_lr: float = 5e-4
     ranking_cases: int = 1_000
     rollout_listeners: int = 300
     off_policy_rounds: int = 600
     bfloat16: bool = False
 
     def training(self, method: str) -> dict[str, Any]:
-        """Fields that decide what training by `method` (sft, dpo, ppo, grpo, weighted) makes: else it is kept."""
-        others = {"sft", "dpo", "ppo", "grpo", "weighted"} - {method}
+        """Fields that decide what training by `method` makes (sft, dpo, ppo, grpo, weighted, message): else it is kept.
+
+        Messages are tuned by GRPO, with a lesson and a rate of their own.
+        """
+        others = {"sft", "dpo", "ppo", "grpo", "weighted", "message"} - {method}
+        if method == "message":
+            others -= {"grpo"}
         evaluation = ("ranking_cases", "rollout_listeners", "off_policy_rounds")
         return {k: v for k, v in asdict(self).items() if k.split("_")[0] not in others and k not in evaluation}
 
@@ -107,6 +115,8 @@ SMOLLM2 = Preset(
     grpo_lr=3e-4,
     weighted_slates=1_200,
     weighted_lr=3e-4,
+    message_lesson=2_400,
+    message_lr=1e-4,
     ranking_cases=150,
     rollout_listeners=60,
     off_policy_rounds=300,

@@ -29,7 +29,8 @@ OBJECTIVES = ("midterm", "clicks")
 WEIGHT_STEPS = 5  # a weight in [0, 1] is said in quarters
 MAX_TEXT_CHARACTERS = 120
 MOST_OPPORTUNITIES = 8  # that one prompt about messages can list
-VALUE_STEPS = (-1.0, -0.33, 0.0, 0.33, 0.67, 1.0, 1.5)  # edges of what a sending domain says, standard normal
+# Edges of what a sending domain says, in its standard deviations; the few messages worth sending are told apart above.
+VALUE_STEPS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.5)
 DAYS_AGO = (2, 3, 5, 8, 15)  # lower edges of how long ago a message was sent; nearer is nearest
 
 # What a control token means in plain words: where its embedding starts when the base model already knows words.

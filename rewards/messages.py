@@ -37,6 +37,9 @@ NAME = "messages"  # of its folder in a run's rewards/
 HEADS = ("opens", "caused_sessions", "active_days_28", "converted_28", "reachable_28")
 REACHABLE = "reachable_28"
 DEFAULT_WEIGHTS = {"active_days_28": 1.0}
+# Spreads below the mean at which a message is taken for worth sending. By a whole one hardly any is in some worlds, by
+# none more than rules with caps send in others (docs/message-rewards.md); decided on worlds that no claim is made in.
+KAPPA = 0.5
 SUPPORTED_SENDS = 50  # of a domain, by a channel, in a slot: what fewer say is taken less for true
 IN_APP = CHANNELS.index("in_app")
 _CHUNK = 1024
@@ -164,7 +167,7 @@ class MessageReward:
         self,
         weights: Mapping[str, float] | None = None,
         multiplier: float = 0.0,
-        kappa: float = 1.0,
+        kappa: float = KAPPA,
         penalty: float = 0.5,
     ) -> MessageReward:
         """The same reward with other weights, and a Lagrange multiplier on reachability not falling below the log's.

@@ -23,7 +23,7 @@ from policy.message_choice import keeping_reach
 from policy.messaging.prompt import message_words
 from policy.messaging.training import NAME, REWARDS, MessageSettings, train_messages, worth
 from policy.training import build_on_ranks, overridden, trainer_defaults
-from rewards.messages import HEADS, MessageReward
+from rewards.messages import HEADS, KAPPA, MessageReward
 from rewards.messages import NAME as REWARD
 from scripts.opened import ModelArguments, open_run
 
@@ -39,11 +39,11 @@ class MessageArguments(ModelArguments):
     weights: list[str] = field(
         default_factory=list, metadata={"help": "of midterm, as active_days_28=1 converted_28=0.5; default: its own"}
     )
-    kappa: float = field(default=1.0, metadata={"help": "spreads that the reward is below its mean"})
+    kappa: float = field(default=KAPPA, metadata={"help": "spreads that the reward is below its mean"})
     multiplier: float | None = field(
         default=None, metadata={"help": "price of reachability; left out: the smallest that keeps the log's"}
     )
-    group: int = field(default=4, metadata={"help": "decisions drawn for each prompt"})
+    group: int = field(default=8, metadata={"help": "decisions drawn for each prompt"})
     kl_target: float = field(
         default=0.0, metadata={"help": "divergence from SFT to steer to, nats per decision; 0: a fixed penalty"}
     )
@@ -77,7 +77,7 @@ def stage(args: MessageArguments, given: GRPOConfig | None = None) -> bool:
 
     return build_on_ranks(
         run.folder / "policy" / args.name,
-        config={"preset": preset.training("grpo"), "settings": asdict(settings), "asked": asked, "trl": changed},
+        config={"preset": preset.training("message"), "settings": asdict(settings), "asked": asked, "trl": changed},
         inputs=[*run.inputs, base, folder],
         seed=args.model_seed,
         make=make,

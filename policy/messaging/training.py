@@ -6,8 +6,11 @@ that costs more than it brings. The reference is policy/sft, which decides as th
 
 Most messages are worth less than none, so a policy that only compares what it draws learns to hold before it has met
 the few that are worth sending, and holds for ever after: within six steps its entropy was 5e-5 nats. So the adapter
-first imitates what the reward likes best, on mornings of which half are worth a message; GRPO then sees mornings as
-they come, with what the reward likes best as one decision of every group (the anchor of `policy.grpo.Rollouts`).
+first imitates what the reward would decide itself (`policy.messaging.proposals`), on mornings as they come, and GRPO
+has what the reward likes best as one decision of every group (the anchor of `policy.grpo.Rollouts`).
+
+A nat is cheap here: of a dozen sends that could be made on a morning nearly all are worth less than nothing, and at the
+price that slates pay for variety most of what is sent would be sent for variety's sake.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from data.catalog import Catalog
 from data.errors import InputError
@@ -29,12 +33,12 @@ from data.message_log import MessageLog, take_contexts
 from data.world.environment import MessageContexts
 from policy.checkpoint import save_adapter
 from policy.grpo import Rollouts, group_config, group_trainer
-from policy.message_choice import HOURS as SLOT_HOURS
 from policy.messaging.agent import Allowed
 from policy.messaging.examples import MixedCollator, decision_examples
 from policy.messaging.prompt import MessagePrompt
+from policy.messaging.proposals import Worth, propose
 from policy.messaging.rules import allowed_by_clock
-from policy.messaging.watch import WATCHED, Ints, MessageWatch, Worth
+from policy.messaging.watch import WATCHED, MessageWatch
 from policy.presets import Preset
 from policy.sft import imitate, sft_config
 from policy.training import speaker_to_tune, with_progress, write_metrics
@@ -43,8 +47,8 @@ from rewards.messages import MessageReward
 
 REWARDS = ("midterm", "opens")
 NAME = "messages"  # of the adapter in a run's policy/
-POOL = 4  # mornings looked at for each that is imitated, to find those that are worth a message
-PASSES = 2  # over what is imitated
+BETA = 0.02  # in the reward's unit, a nat of divergence from the reference
+ENTROPY = 0.02  # the same, a nat of entropy
 MESSAGE_POLICY = "messages.json"  # beside an adapter that decides on messages and shows no slates
 
 
@@ -57,7 +61,7 @@ class MessageSettings:
     """
 
     until: int
-    group: int = 4
+    group: int = 8
     watch: WatchSettings = WATCHED
     kl_target: float | None = None
     seed: int = 0
@@ -106,38 +110,47 @@ def train_messages(
     """
     spoken, model = speaker_to_tune(base, catalog, start, preset, settings.seed)
     grammar = spoken.legal.decisions
-    config = group_config("grpo", preset, folder, settings.group, grammar.length, settings.seed, changed)
+    ours = {"beta": BETA, "entropy_coef": ENTROPY, "learning_rate": preset.message_lr, **changed}
+    config = group_config("grpo", preset, folder, settings.group, grammar.length, settings.seed, ours)
     rng = np.random.default_rng(settings.seed)
     before = np.flatnonzero(log.contexts.time < settings.until)
     wanted = -(-preset.grpo_slates // settings.group)
-    looked_at = rng.permutation(before)[: POOL * wanted + settings.watch.prompts]
+    looked_at = rng.permutation(before)[: settings.watch.prompts + wanted + preset.message_lesson]
     may = rules(take_contexts(log.contexts, looked_at))
     open_ = may.any(axis=(1, 2, 3))
     looked_at, may = looked_at[open_], may[open_]
     if not len(looked_at):
         raise InputError("messages: on no morning before the cut could anything have been sent")
-    # What training does not see is watched, where there is more than training takes.
-    watched = settings.watch.prompts if len(looked_at) > wanted + settings.watch.prompts else 0
+    watched = min(settings.watch.prompts, len(looked_at) // 4)  # of a small log a quarter; training does not see them
     pool, open_to = looked_at[watched:], may[watched:]
-    best = best_decisions(reward, take_contexts(log.contexts, pool), open_to)
-    written, said = MessagePrompt(spoken.prompt, words), grammar.encode(*(torch.from_numpy(part) for part in best))
-    first = first_lessons(best[0] >= 0, wanted)
-    lessons = decision_examples(
-        written.tokens(take_contexts(log.contexts, pool[first]), open_to[first]), said[first].tolist(), open_to[first]
-    )
+    written = MessagePrompt(spoken.prompt, words)
+
+    def proposed(mornings: MessageContexts, may: NDArray[np.bool_], price: float) -> Tensor:
+        parts = propose(reward, mornings, may, price, rng)
+        return grammar.encode(*(torch.from_numpy(part) for part in parts))
+
     watch = None
     if watched:
         mornings = take_contexts(log.contexts, looked_at[:watched])
         watch = MessageWatch(spoken, words, reward, mornings, may[:watched], settings.watch, settings.seed)
         watch.begin()  # at the reference
-    lesson = sft_config(preset, folder, settings.seed, {"learning_rate": preset.grpo_lr, "num_train_epochs": PASSES})
-    collator = MixedCollator(int(spoken.tokenizer.pad_token_id), open_to.shape[1])
-    imitate(spoken, model, lessons, lesson, "messages: what the reward likes best", "imitation", collator)
+    if preset.message_lesson:
+        # A small log's mornings are learned from twice.
+        lessons = slice(wanted if len(pool) > 2 * wanted else 0, None)
+        mornings, open_then = take_contexts(log.contexts, pool[lessons]), open_to[lessons]
+        said = proposed(mornings, open_then, config.beta + config.entropy_coef).tolist()
+        examples = decision_examples(written.tokens(mornings, open_then), said, open_then)
+        # Many small steps teach more than few large ones, at the same cost.
+        steps = {"per_device_train_batch_size": max(1, preset.batch // 4), "learning_rate": preset.grpo_lesson_lr}
+        lesson = sft_config(preset, folder, settings.seed, {**steps, "weight_decay": 0.0})
+        collator = MixedCollator(int(spoken.tokenizer.pad_token_id), open_to.shape[1])
+        imitate(spoken, model, examples, lesson, f"{title}: what the reward would decide", "proposals", collator)
 
     prompts = written.tokens(take_contexts(log.contexts, pool[:wanted]), open_to[:wanted])
     # What may be sent is looked up by the prompt, so of those that read alike the first is asked.
     kept = sorted({tuple(prompt): row for row, prompt in reversed(list(enumerate(prompts)))}.values())
-    contexts, anchors = take_contexts(log.contexts, pool[kept]), dict(enumerate(said[kept]))
+    contexts = take_contexts(log.contexts, pool[kept])
+    anchors = dict(enumerate(proposed(contexts, open_to[kept], 0.0)))
     rollouts = Rollouts(spoken, [prompts[row] for row in kept], anchors, torch.from_numpy(open_to[kept]))
 
     def message_reward(completion_ids: list[list[int]], number: list[int], **_: Any) -> list[float]:
@@ -153,27 +166,3 @@ def train_messages(
     write_metrics(trainer, folder, "messages")
     save_adapter(model, folder)
     (folder / MESSAGE_POLICY).write_text(json.dumps({"group": settings.group, "base": "../sft"}) + "\n")
-
-
-def first_lessons(worth_it: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
-    """At most `count` places of mornings, as many worth a message as not, as far as there are such."""
-    sends, holds = np.flatnonzero(worth_it), np.flatnonzero(~worth_it)
-    sends = sends[: count - min(len(holds), count // 2)]
-    return np.sort(np.concatenate([sends, holds[: count - len(sends)]]))
-
-
-def best_decisions(reward: Worth, contexts: MessageContexts, may: NDArray[np.bool_]) -> tuple[Ints, Ints, Ints]:
-    """(column, channel, hour) (B,) worth the most of what `may` (B, M, channels, HOURS) allows, -1 to hold.
-
-    Of the hours those of `policy.message_choice` are asked, one in each slot, where any of them is ever allowed."""
-    batch, most, channels, _ = may.shape
-    open_hours = np.flatnonzero(may.any(axis=(0, 1, 2)))
-    hours = np.intersect1d(open_hours, SLOT_HOURS) if np.isin(SLOT_HOURS, open_hours).any() else open_hours
-    grids = np.meshgrid(np.arange(most), np.arange(channels), hours, indexing="ij")
-    column, channel, hour = (np.broadcast_to(grid.ravel(), (batch, grid.size)) for grid in grids)
-    rows = np.arange(batch)
-    open_ = may[rows[:, None], column, channel, hour]
-    value = np.where(open_, reward(contexts, np.where(open_, column, -1), channel, hour), -np.inf)
-    at = value.argmax(axis=1)
-    sends = value[rows, at] > 0
-    return tuple(np.where(sends, part[rows, at], -1).astype(np.int64) for part in (column, channel, hour))  # type: ignore[return-value]

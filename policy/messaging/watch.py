@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,13 +14,12 @@ from peft import PeftModel
 from data.world.environment import MessageContexts
 from policy.checkpoint import Speaker
 from policy.messaging.prompt import MessagePrompt
+from policy.messaging.proposals import Worth
 from policy.watch import Look, Watching, WatchSettings
 
-Ints = NDArray[np.int64]
-Worth = Callable[[MessageContexts, Ints, Ints, Ints], NDArray[np.float64]]  # of (column, channel, hour) (B, N): (B, N)
-
-# To hold nearly always is a good policy, so how surely it decides is written down, and no reason not to keep it.
-WATCHED = WatchSettings(least_entropy=0.0)
+# To hold nearly always is a good policy, so how surely it decides is written down, and no reason not to keep it. Few
+# mornings are worth a message, so many are looked at.
+WATCHED = WatchSettings(prompts=768, samples=1, least_entropy=0.0)
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,10 @@ from policy.messaging.caps import RulesWithCaps
 from policy.messaging.examples import MessageLesson, MixedCollator
 from policy.messaging.grammar import HOURS, MessageGrammar, every_decision
 from policy.messaging.prompt import MessagePrompt, message_words
+from policy.messaging.proposals import propose
 from policy.messaging.rules import MessageRules, allowed_by_clock
 from policy.messaging.training import (
     MessageSettings,
-    best_decisions,
-    first_lessons,
     is_message_policy,
     train_messages,
 )
@@ -169,7 +168,7 @@ def test_the_prompt_says_what_is_known_and_what_may_be_sent(spoken, contexts) ->
     told = spoken.tokenizer.decode(ids)
     assert told.endswith(
         "<premium><history><sent><email><did_none><ago_2><may><push><in_app>"
-        "<offers><o_0> offer<value_none><o_1> new jazz<value_6><message>"
+        "<offers> offer<value_none><o_0> new jazz<value_5><o_1><message>"
     )
     with pytest.raises(InputError, match="words for 3"):
         MessagePrompt(spoken.prompt, WORDS).encode(
@@ -215,7 +214,7 @@ def test_messages_that_the_reward_likes_become_likelier(spoken, log, tmp_path) -
         sent, _ = policy.choose(contexts, np.random.default_rng(1))
         return float(evenings(contexts, sent.column, sent.channel, sent.hour).mean())
 
-    small = replace(NANO, grpo_slates=640, grpo_batch=64, grpo_lr=1e-2, lora_rank=4)
+    small = replace(NANO, grpo_slates=640, grpo_batch=64, message_lesson=300, message_lr=5e-3, lora_rank=4)
     out = tmp_path / "messages"
     out.mkdir()
     varied = replace(log, contexts=contexts)
@@ -231,14 +230,15 @@ def test_messages_that_the_reward_likes_become_likelier(spoken, log, tmp_path) -
     assert 0 < best["watch/sends"] < 1
 
 
-def test_the_first_lessons_are_what_the_reward_likes_best_and_half_of_them_send(contexts) -> None:
+def test_what_is_proposed_is_the_best_and_at_a_price_goes_with_its_worth(contexts) -> None:
     may = allowed_by_clock(contexts)
     may[:20, :, :, 12:] = False  # what is worth sending may not be sent to these
 
     def evenings(_: MessageContexts, column, channel, hour):
         return np.where(column < 0, 0.0, np.where(hour >= 18, 1.0 + channel, -1.0))
 
-    column, channel, hour = best_decisions(evenings, contexts, may)
+    rng = np.random.default_rng(0)
+    column, channel, hour = propose(evenings, contexts, may, 0.0, rng)
     assert (column[:20] == -1).all(), "to hold is better than to send at another hour"
     rows = np.flatnonzero(may[:, :, :, 18].any(axis=(1, 2)))
     assert len(rows) > 5
@@ -246,12 +246,16 @@ def test_the_first_lessons_are_what_the_reward_likes_best_and_half_of_them_send(
     last = np.array([np.flatnonzero(may[row, column[row], :, 18])[-1] for row in rows])
     np.testing.assert_array_equal(channel[rows], np.maximum(last, channel[rows]))
 
-    worth_it = np.arange(100) % 8 == 0
-    lessons = first_lessons(worth_it, 20)
-    assert len(set(lessons)) == 20
-    assert worth_it[lessons].sum() == 10
-    assert len(first_lessons(worth_it, 60)) == 60, "where few are worth a message, the others are holds"
-    assert len(first_lessons(np.ones(5, np.bool_), 20)) == 5
+    one = take_contexts(contexts, np.repeat(rows[:1], 20_000))
+    open_ = np.repeat(may[rows[:1]], 20_000, axis=0)
+    column, channel, hour = propose(evenings, one, open_, 0.5, rng)
+    kinds = np.stack([column, channel, hour])[:, None] == np.array(every_decision(may[rows[0]])).T[:, :, None]
+    shares = kinds.all(0).mean(1)
+    asked = [(c, by, at) for c, by, at in every_decision(may[rows[0]]) if at in (-1, 8, 13, 18)]
+    worths = np.exp([2 * float(evenings(contexts, *map(np.array, move))) for move in asked])
+    expected = dict(zip(asked, worths / worths.sum()))
+    for move, share in zip(every_decision(may[rows[0]]), shares):
+        assert share == pytest.approx(expected.get(move, 0.0), abs=0.015)
 
 
 def test_only_lawful_decisions_are_lessons(spoken, log) -> None:

@@ -28,6 +28,7 @@ SMALL = {
     "ppo_episodes": 32,
     "ppo_batch": 16,
     "grpo_lesson": 64,
+    "message_lesson": 64,
     "grpo_slates": 64,
     "grpo_batch": 32,
     "ranking_cases": 60,
