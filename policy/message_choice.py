@@ -15,26 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from data.world.environment import MessageContexts, Messages
-from data.world.message_policies import allowed_channels
-from data.world.settings import CHANNELS
 from rewards.messages import MessageReward, MessageScores
 from rewards.pareto import keep
+from rewards.sending import Ints, legal_moves
 
-Ints = NDArray[np.int64]
-HOURS = (8, 13, 18)  # one local hour in each slot, none in quiet hours
 _FORBIDDEN = -1e6  # log rate of a move that no value makes up for
-
-
-def legal_moves(
-    contexts: MessageContexts, weekly_cap: int, hours: tuple[int, ...] = HOURS
-) -> tuple[Ints, Ints, Ints, NDArray[np.bool_]]:
-    """(column, channel, hour, allowed), (B, N) each: every send by consent and weekly cap, N = M x channels x hours."""
-    batch, most = contexts.eligible.shape
-    grids = np.meshgrid(np.arange(most), np.arange(len(CHANNELS)), np.array(hours), indexing="ij")
-    column, channel, hour = (np.tile(grid.ravel(), (batch, 1)) for grid in grids)
-    there = np.take_along_axis(contexts.eligible, column, axis=1) >= 0
-    allowed = np.take_along_axis(allowed_channels(contexts, weekly_cap), channel, axis=1)
-    return column, channel, hour, there & allowed
 
 
 def by_lower_bound(scores: MessageScores) -> NDArray[np.float64]:

@@ -30,16 +30,16 @@ from data.world.message_policies import allowed_channels
 from data.world.settings import CHANNELS
 from rewards.message_features import SLOT_STARTS, Floats, MessageCatalog, Moves, moves, situation
 from rewards.objective import LoggingMoments, Objective, SlateScores
-from rewards.sending import Sending
+from rewards.sending import Sending, legal_moves
 
-FORMAT = 1
+FORMAT = 2
 NAME = "messages"  # of its folder in a run's rewards/
 HEADS = ("opens", "caused_sessions", "active_days_28", "converted_28", "reachable_28")
 REACHABLE = "reachable_28"
 DEFAULT_WEIGHTS = {"active_days_28": 1.0}
-# Spreads below the mean at which a message is taken for worth sending. By a whole one hardly any is in some worlds, by
-# none more than rules with caps send in others (docs/message-rewards.md); decided on worlds that no claim is made in.
-KAPPA = 0.5
+# Spreads below the mean at which a message is taken for worth sending. By a whole one hardly any is in some worlds
+# (docs/message-rewards.md); decided on worlds that no claim is made in.
+KAPPA = 0.25
 SUPPORTED_SENDS = 50  # of a domain, by a channel, in a slot: what fewer say is taken less for true
 IN_APP = CHANNELS.index("in_app")
 _CHUNK = 1024
@@ -136,9 +136,9 @@ class MessageScores:
     """N moves for each of B listeners, (B, N); all 0 for holding.
 
     mean: advantage over holding in the combined objective's units (standard deviations of a logged decision); lower:
-    its lower confidence bound, less what lies outside the log's support. heads: opens, caused_sessions, active_days_28,
-    converted_28, reachable_28 (advantages, in their own units) and opt_out (the hazard of this message). slate: the
-    same as the objective and `rewards.pareto` read it.
+    its lower confidence bound, less what lies outside the log's support and less the price of a message. heads: opens,
+    caused_sessions, active_days_28, converted_28, reachable_28 (advantages, in their own units) and opt_out (the hazard
+    of this message). slate: the same as the objective and `rewards.pareto` read it.
     """
 
     mean: Floats
@@ -152,7 +152,7 @@ class MessageReward:
     """Two folds, each taught by the half of the users that the other did not see, and the objective over their heads.
 
     seen (channels, domains, slots): sends of the log. logged_reach: mean advantage on REACHABLE of the logged
-    decisions: what "as reachable as today" means.
+    decisions: what "as reachable as today" means. price: of a message, in the objective's units (see `keeping_sends`).
     """
 
     catalog: MessageCatalog
@@ -162,6 +162,7 @@ class MessageReward:
     moments: LoggingMoments
     logged_reach: float
     objective: Objective
+    price: float = 0.0
 
     def weighted(
         self,
@@ -170,14 +171,26 @@ class MessageReward:
         kappa: float = KAPPA,
         penalty: float = 0.5,
     ) -> MessageReward:
-        """The same reward with other weights, and a Lagrange multiplier on reachability not falling below the log's.
+        """The same reward with other weights, and a Lagrange multiplier on reachability not falling below the log's;
+        messages are free again.
 
         Raises InputError for a weight on what is no head.
         """
         made = self.moments.objective(DEFAULT_WEIGHTS if weights is None else weights, kappa, penalty, (REACHABLE,))
         scale = made.scales[HEADS.index(REACHABLE)]
         kept = replace(made.constraints[0], floor=self.logged_reach / scale, multiplier=multiplier)
-        return replace(self, objective=replace(made, constraints=(kept,)))
+        return replace(self, objective=replace(made, constraints=(kept,)), price=0.0)
+
+    def keeping_sends(self, contexts: MessageContexts, share: float) -> MessageReward:
+        """The reward with the smallest price of a message at which its best moves here send something to no more than
+        this share of the listeners: a Lagrange multiplier on sending no more than the log did."""
+        column, channel, hour, allowed = legal_moves(contexts, self.sending.weekly_cap)
+        free = replace(self, price=0.0)
+        best = np.where(allowed, free.score(contexts, column, channel, hour).lower, -np.inf).max(
+            axis=1, initial=-np.inf
+        )
+        price = np.quantile(best, 1.0 - share, method="higher") if len(best) else 0.0
+        return replace(self, price=max(float(price), 0.0))
 
     def score(
         self,
@@ -201,7 +214,8 @@ class MessageReward:
         slate = SlateScores(*(torch.from_numpy(part.astype(np.float32)) for part in (mean, spread, support)))
         heads = {name: mean[..., place] for place, name in enumerate(HEADS)} | {"opt_out": hazard}
         value, lower = self.objective.value(slate), self.objective.lower_bound(slate)
-        return MessageScores(value.numpy().astype(np.float64), lower.numpy().astype(np.float64), heads, slate)
+        priced = lower.numpy().astype(np.float64) - self.price * (column >= 0)
+        return MessageScores(value.numpy().astype(np.float64), priced, heads, slate)
 
     def _score(
         self,
@@ -291,6 +305,7 @@ class MessageReward:
             "multiplier": self.objective.constraints[0].multiplier,
             "kappa": self.objective.kappa,
             "penalty": self.objective.penalty,
+            "price": self.price,
         }
         (folder / "model.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
 
@@ -316,7 +331,7 @@ class MessageReward:
         folds = tuple(
             MessageFold(**{name: tensors[f"fold.{index}.{name}"] for name in parts}) for index in range(facts["folds"])
         )
-        return MessageReward.made(
+        made = MessageReward.made(
             catalog,
             folds,
             Sending(hold=facts["hold"], weekly_cap=facts["weekly_cap"], **sent),
@@ -324,6 +339,7 @@ class MessageReward:
             LoggingMoments(HEADS, tensors["moments"]),
             facts["logged_reach"],
         ).weighted(facts["weights"], facts["multiplier"], facts["kappa"], facts["penalty"])
+        return replace(made, price=facts["price"])
 
     @classmethod
     def made(

@@ -26,6 +26,8 @@ from data.world.message_policies import allowed_channels
 from data.world.settings import CHANNELS
 from rewards.message_features import SLOT_STARTS, Floats, MessageCatalog, Moves, moves
 
+Ints = NDArray[np.int64]
+HOURS = (8, 13, 18)  # one local hour in each slot, none in quiet hours
 MOST_WEIGHT = 20.0
 FEWEST_SENDS = 200
 _SEEN = 0.002  # share of sends from which an hour counts as one of the log's
@@ -93,6 +95,18 @@ class Sending:
     def _channels(self, contexts: MessageContexts) -> Floats:
         allowed = allowed_channels(contexts, self.weekly_cap)
         return _shares(np.broadcast_to(self.channel, allowed.shape), allowed)
+
+
+def legal_moves(
+    contexts: MessageContexts, weekly_cap: int, hours: tuple[int, ...] = HOURS
+) -> tuple[Ints, Ints, Ints, NDArray[np.bool_]]:
+    """(column, channel, hour, allowed), (B, N) each: every send by consent and weekly cap, N = M x channels x hours."""
+    batch, most = contexts.eligible.shape
+    grids = np.meshgrid(np.arange(most), np.arange(len(CHANNELS)), np.array(hours), indexing="ij")
+    column, channel, hour = (np.tile(grid.ravel(), (batch, 1)) for grid in grids)
+    there = np.take_along_axis(contexts.eligible, column, axis=1) >= 0
+    allowed = np.take_along_axis(allowed_channels(contexts, weekly_cap), channel, axis=1)
+    return column, channel, hour, there & allowed
 
 
 def column_features(contexts: MessageContexts, catalog: MessageCatalog) -> Floats:

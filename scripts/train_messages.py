@@ -5,8 +5,9 @@
     python scripts/train_messages.py --config scripts/configs/train_messages.yaml
 
 A LoRA adapter over policy/sft, which decides as the log did and is the reference. A decision is rewarded by how much
-better than holding it is, by the lower bound. Reachability has a price: the smallest at which the reward's own best
-decisions cost no more of it than the log's did, or --multiplier. One vLLM serves it beside the slate adapters.
+better than holding it is, by the lower bound. Reachability has a price, the smallest at which the reward's own best
+decisions cost no more of it than the log's did, or --multiplier; and so has a message, the smallest at which they send
+no more often. One vLLM serves it beside the slate adapters.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from rewards.messages import HEADS, KAPPA, MessageReward
 from rewards.messages import NAME as REWARD
 from scripts.opened import ModelArguments, open_run
 
-ASKED = 2_000  # mornings on which the price of reachability is found
+ASKED = 4_000  # mornings on which prices are found
 
 
 @dataclass
@@ -99,11 +100,12 @@ def weights_of(given: list[str]) -> dict[str, float] | None:
 def priced(
     reward: MessageReward, args: MessageArguments, weights: dict[str, float] | None, log: MessageLog, until: int
 ) -> MessageReward:
-    """The reward as asked for, with its price on reachability."""
-    if args.multiplier is not None:
-        return reward.weighted(weights, args.multiplier, args.kappa)
+    """The reward as asked for, with its prices of reachability and of a message."""
     rows = np.random.default_rng(args.model_seed).permutation(np.flatnonzero(log.contexts.time < until))[:ASKED]
-    return keeping_reach(reward.weighted(weights, kappa=args.kappa), take_contexts(log.contexts, rows))
+    contexts = take_contexts(log.contexts, rows)
+    free = reward.weighted(weights, args.multiplier or 0.0, args.kappa)
+    kept = keeping_reach(free, contexts) if args.multiplier is None else free
+    return kept.keeping_sends(contexts, float((log.column[rows] >= 0).mean()))
 
 
 def main() -> None:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.world.environment import MessageContexts
-from policy.message_choice import HOURS as SLOT_HOURS
+from rewards.sending import HOURS as SLOT_HOURS
+from rewards.sending import Ints
 
-Ints = NDArray[np.int64]
 Worth = Callable[[MessageContexts, Ints, Ints, Ints], NDArray[np.float64]]  # of (column, channel, hour) (B, N): (B, N)
 
 
@@ -24,7 +24,7 @@ def propose(
     """(column, channel, hour) (B,) of what `may` (B, M, channels, HOURS) allows, -1 to hold, which is worth nothing.
 
     Each with probability that goes with exp(reward / price); at a price of 0 the best. Of the hours those of
-    `policy.message_choice` are asked, one in each slot, where any of them is ever allowed.
+    `rewards.sending` are asked, one in each slot, where any of them is ever allowed.
     """
     batch, most, channels, _ = may.shape
     open_hours = np.flatnonzero(may.any(axis=(0, 1, 2)))

@@ -23,9 +23,9 @@ from eval.messages import (
 from eval.report import make_report
 from eval.report.messages import messages_json
 from eval.rollout import RolloutSettings
-from policy.message_choice import legal_moves
 from rewards.message_features import MessageCatalog
 from rewards.message_training import train_message_reward
+from rewards.sending import legal_moves
 from tests.eval.made_up import log_inputs, messages, world_inputs
 
 LISTENERS = 80

@@ -13,7 +13,7 @@ from data.world.settings import CHANNELS
 from rewards.message_training import MessageRewardSettings, message_quality, train_message_reward
 from rewards.messages import HEADS, MessageReward, MessageScores
 from rewards.pareto import keep
-from rewards.sending import fit_sending, importance
+from rewards.sending import fit_sending, importance, legal_moves
 from tests.rewards.made_up_messages import CATALOG, EFFECT, OPT_OUT, make_messages, open_chance
 
 FAST = MessageRewardSettings(members=4, rounds=40)
@@ -99,6 +99,24 @@ def test_a_multiplier_on_reachability_turns_away_from_what_loses_people(taught: 
     assert not kept.broken
 
 
+def test_a_price_keeps_the_best_decisions_to_as_many_sends_as_asked_for(taught: Taught) -> None:
+    contexts = taught.log.take(np.arange(1_000)).contexts
+
+    def best(reward: MessageReward) -> NDArray[np.float64]:
+        column, channel, hour, allowed = legal_moves(contexts, 3)
+        found: NDArray[np.float64] = np.where(allowed, reward.score(contexts, column, channel, hour).lower, -9.0).max(1)
+        return found
+
+    free = taught.reward.weighted({"opens": 1.0}, kappa=0.0)
+    assert (best(free) > 0).mean() > 0.5
+    kept = free.keeping_sends(contexts, 0.2)
+    assert kept.price > 0
+    assert 0.15 < (best(kept) > 0).mean() <= 0.2
+    np.testing.assert_allclose(best(kept), best(free) - kept.price)
+    assert kept.keeping_sends(contexts, 1.0).price == 0.0
+    assert kept.weighted().price == 0.0
+
+
 def test_the_objective_over_heads_is_of_unit_variance_in_the_log(taught: Taught) -> None:
     log = taught.log
     scores = taught.reward.score(log.contexts, log.column[:, None], log.channel[:, None], log.hour[:, None])
@@ -106,12 +124,12 @@ def test_the_objective_over_heads_is_of_unit_variance_in_the_log(taught: Taught)
 
 
 def test_a_reward_read_back_scores_the_same(taught: Taught, tmp_path: Path) -> None:
-    reward = taught.reward.weighted({"caused_sessions": 1.0}, multiplier=0.7, kappa=2.0)
+    reward = replace(taught.reward.weighted({"caused_sessions": 1.0}, multiplier=0.7, kappa=2.0), price=0.3)
     reward.save(tmp_path)
     again = replace(taught, reward=MessageReward.load(tmp_path))
     there = replace(taught, reward=reward)
     np.testing.assert_array_equal(every_channel(again).lower, every_channel(there).lower)
-    assert again.reward.objective == reward.objective
+    assert (again.reward.objective, again.reward.price) == (reward.objective, 0.3)
     (tmp_path / "model.json").write_text("{")
     with pytest.raises(InputError, match="a broken message reward"):
         MessageReward.load(tmp_path)

@@ -16,9 +16,10 @@ from data.world import PRESETS, burned_in
 from data.world.environment import MessageContexts
 from data.world.message_record import SIGNALS
 from eval.messages import play_messages, sent_by
-from policy.message_choice import HOURS, BestMessages, Ints, by_opens, keeping_reach, legal_moves
+from policy.message_choice import BestMessages, by_opens, keeping_reach
 from rewards.messages import MessageReward
 from rewards.objective import Constraint, Objective, SlateScores
+from rewards.sending import HOURS, Ints, legal_moves
 from scripts import message_claims
 from scripts.build_catalog import CatalogArguments
 from scripts.build_catalog import stage as build_catalog
