@@ -186,10 +186,10 @@ class MessageReward:
         this share of the listeners: a Lagrange multiplier on sending no more than the log did."""
         column, channel, hour, allowed = legal_moves(contexts, self.sending.weekly_cap)
         free = replace(self, price=0.0)
-        best = np.where(allowed, free.score(contexts, column, channel, hour).lower, -np.inf).max(
-            axis=1, initial=-np.inf
-        )
-        price = np.quantile(best, 1.0 - share, method="higher") if len(best) else 0.0
+        worth = np.where(allowed, free.score(contexts, column, channel, hour).lower, -np.inf)
+        best = np.sort(worth.max(axis=1, initial=-np.inf))[::-1]
+        count = int(share * len(best))  # who may be sent to; the next one is too many
+        price = best[count] if count < len(best) else 0.0
         return replace(self, price=max(float(price), 0.0))
 
     def score(
