@@ -99,7 +99,8 @@ def test_what_is_drawn_on_request_has_the_probability_that_is_logged(spoken) -> 
     np.testing.assert_allclose(slate_log_probs(spoken, known, slates), np.logaddexp.reduce(each), atol=1e-4)
 
 
-def test_slates_are_what_was_asked_for_and_the_silent_are_left_alone(spoken, hearing) -> None:
+def test_slates_are_what_was_asked_for_and_the_silent_are_left_alone(catalog, hearing) -> None:
+    spoken = make_speaker(catalog, slate_size=3, spread=0.05)  # of no strong opinions: it is the words that are tested
     texts = ["jazz", None, "no podcasts"]
     known = neutral_contexts(texts)
     ((ids, mask, prior),) = prompts(spoken, known)
@@ -107,7 +108,7 @@ def test_slates_are_what_was_asked_for_and_the_silent_are_left_alone(spoken, hea
     drawn = spoken.legal.draw(ids, mask, samples=200, generator=generator, prior=prior).tokens
     items = spoken.grammar.decode(drawn.flatten(0, 1))[1].view(3, -1).numpy()
     jazz, podcasts = (hearing.asks(text)[0].rows for text in ("jazz", "podcast"))
-    assert np.isin(items[0], jazz).mean() > 0.7  # a fifth of the catalog, and an untrained model of strong opinions
+    assert np.isin(items[0], jazz).mean() > 0.7  # a fifth of the catalog
     assert not np.isin(items[2], podcasts).any()
     asked, silent = (spoken.legal.completion_log_probs(ids, mask, drawn, prior=p) for p in (prior, None))
     torch.testing.assert_close(asked[1], silent[1], atol=1e-4, rtol=0)

@@ -19,7 +19,7 @@ from policy.training import adapter
 from policy.vocabulary import Vocabulary, nano_tokenizer
 
 
-def make_speaker(catalog, slate_size, history_length=4, hidden=32):
+def make_speaker(catalog, slate_size, history_length=4, hidden=32, spread=0.3):
     tokenizer = nano_tokenizer(catalog, (), 300)
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -30,7 +30,7 @@ def make_speaker(catalog, slate_size, history_length=4, hidden=32):
         num_attention_heads=1,
         num_key_value_heads=1,
         pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.3,  # sharp enough that a wrong mask or position would show
+        initializer_range=spread,  # sharp enough that a wrong mask or position would show
     )
     model = LlamaForCausalLM(config).eval()
     settings = PolicySettings("nano", catalog.version, slate_size, history_length)

@@ -86,7 +86,8 @@ def test_a_policy_that_imitates_first_starts_nearer_and_is_measured_against_sft(
     until = int(np.sort(decisions.time)[-1]) + 1
     for name, lesson in (("plain", False), ("lesson", True)):
         (tmp_path / name).mkdir()
-        settings = GroupSettings(until=until, lesson=lesson, watch=WatchSettings(every=1, prompts=8, least_entropy=2.0))
+        watched = WatchSettings(every=1, prompts=8, least_entropy=2.0, least_ranking=0.0)
+        settings = GroupSettings(until=until, lesson=lesson, watch=watched)
         train_group(
             folder / "policy" / "sft", None, histories, decisions, catalog, likes_even, small, settings, tmp_path / name
         )

@@ -76,7 +76,7 @@ def test_it_keeps_the_best_and_stops_when_nothing_gets_better(run) -> None:
 @pytest.mark.parametrize("trainer", ["grpo", "ppo"])
 def test_training_ends_where_the_reward_no_longer_rises(run, trainer, tmp_path) -> None:
     folder, catalog, histories, decisions = run
-    watched = WatchSettings(every=1, prompts=4, patience=2)
+    watched = WatchSettings(every=1, prompts=4, patience=2, least_ranking=0.0)
     base = folder / "policy" / "sft"
     reward = likes_less_and_less()
     # Half of the decisions are to be trained on, so that some are left to look at.
