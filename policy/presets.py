@@ -81,14 +81,10 @@ class Preset:
     off_policy_rounds: int = 600
     bfloat16: bool = False
 
-    def training(self, method: str) -> dict[str, Any]:
-        """Fields that decide what training by `method` makes (sft, dpo, ppo, grpo, weighted, message): else it is kept.
-
-        Messages are tuned by GRPO, with a lesson and a rate of their own.
-        """
-        others = {"sft", "dpo", "ppo", "grpo", "weighted", "message"} - {method}
-        if method == "message":
-            others -= {"grpo"}
+    def training(self, *methods: str) -> dict[str, Any]:
+        """Fields that decide what training by these methods makes (sft, dpo, ppo, grpo, weighted, message): else it is
+        kept."""
+        others = {"sft", "dpo", "ppo", "grpo", "weighted", "message"}.difference(methods)
         evaluation = ("ranking_cases", "rollout_listeners", "off_policy_rounds")
         return {k: v for k, v in asdict(self).items() if k.split("_")[0] not in others and k not in evaluation}
 

@@ -49,7 +49,7 @@ LABEL_OF = {
 EFFECTS = HEADS[1:]
 # Before any data: what an open of somebody away brings, and what an opt-out costs.
 FORETOLD = {("caused_sessions", GAIN): 1.0, ("active_days_28", GAIN): 1.0, (REACHABLE, HAZARD): -1.0}
-PRICED = 4_000  # mornings on which the price of a message is found
+PRICED = 4_000  # decisions on which prices are found
 _CHUNK = 4096
 
 
@@ -103,7 +103,7 @@ def train_message_reward(
         catalog, tuple(folds), sending, seen, LoggingMoments(HEADS, np.cov(advantages.T)), reach
     )
     asked = np.sort(np.random.default_rng(seed).permutation(len(log))[:PRICED])
-    reward = reward.keeping_sends(take_contexts(log.contexts, asked), float((log.column[asked] >= 0).mean()))
+    reward = reward.keeping_sends(log.take(asked))
     report = {
         "rows": {"decisions": len(log), "sends": int(sent.sum()), "users": len(log.user_ids)},
         "weights": {"effective": float(weight.sum() ** 2 / (weight**2).sum()), "largest": float(weight.max())},

@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.special import expit
 
 from data.errors import InputError
-from data.message_log import take_contexts
+from data.message_log import MessageLog, take_contexts
 from data.world.environment import MessageContexts
 from data.world.message_policies import allowed_channels
 from data.world.settings import CHANNELS
@@ -181,16 +181,15 @@ class MessageReward:
         kept = replace(made.constraints[0], floor=self.logged_reach / scale, multiplier=multiplier)
         return replace(self, objective=replace(made, constraints=(kept,)), price=0.0)
 
-    def keeping_sends(self, contexts: MessageContexts, share: float) -> MessageReward:
-        """The reward with the smallest price of a message at which its best moves here send something to no more than
-        this share of the listeners: a Lagrange multiplier on sending no more than the log did."""
-        column, channel, hour, allowed = legal_moves(contexts, self.sending.weekly_cap)
+    def keeping_sends(self, log: MessageLog) -> MessageReward:
+        """The reward with the smallest price of a message at which its best moves send something no more often than
+        these decisions did: a Lagrange multiplier."""
+        column, channel, hour, allowed = legal_moves(log.contexts, self.sending.weekly_cap)
         free = replace(self, price=0.0)
-        worth = np.where(allowed, free.score(contexts, column, channel, hour).lower, -np.inf)
+        worth = np.where(allowed, free.score(log.contexts, column, channel, hour).lower, -np.inf)
         best = np.sort(worth.max(axis=1, initial=-np.inf))[::-1]
-        count = int(share * len(best))  # who may be sent to; the next one is too many
-        price = best[count] if count < len(best) else 0.0
-        return replace(self, price=max(float(price), 0.0))
+        sent = int((log.column >= 0).sum())  # as many may be; the next one is too many
+        return replace(self, price=max(float(best[sent]), 0.0) if sent < len(best) else 0.0)
 
     def score(
         self,

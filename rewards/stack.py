@@ -18,6 +18,7 @@ each of them best (exponential smoothing, which is exact for a level that drifts
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ FEWEST_PERIODS = 2_000
 ROUNDS = 120
 AGREED_SHARE = 0.98
 WEEK = 7  # levels are of whole weeks, because weekdays differ
-MOST_WEEKS, FEWEST_WEEKS = 27, 4
+MOST_WEEKS, FEWEST_WEEKS = 27, 4  # half a year is looked back at; of less than a month no pace is told
 PACES = np.linspace(0.0, 1.0, 21)
 
 
@@ -186,10 +187,10 @@ def carried_on(levels: Sequence[float]) -> float:
     if len(levels) < FEWEST_WEEKS:
         return levels[-1]
     mean, missed = np.zeros(len(PACES)), np.zeros(len(PACES))
-    for now, following in zip(levels, [*levels[1:], None]):
+    for now, following in pairwise(levels):
         mean += PACES * (now - mean)
-        if following is not None:
-            missed += (following - mean) ** 2
+        missed += (following - mean) ** 2
+    mean += PACES * (levels[-1] - mean)
     return float(mean[missed.argmin()])
 
 

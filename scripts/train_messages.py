@@ -19,16 +19,15 @@ import numpy as np
 from trl import GRPOConfig, TrlParser
 
 from data.errors import InputError, exit_on_input_error
-from data.message_log import MessageLog, take_contexts
+from data.message_log import MessageLog
 from policy.message_choice import keeping_reach
 from policy.messaging.prompt import message_words
 from policy.messaging.training import NAME, REWARDS, MessageSettings, train_messages, worth
 from policy.training import build_on_ranks, overridden, trainer_defaults
+from rewards.message_training import PRICED
 from rewards.messages import HEADS, KAPPA, MessageReward
 from rewards.messages import NAME as REWARD
 from scripts.opened import ModelArguments, open_run
-
-ASKED = 4_000  # mornings on which prices are found
 
 
 @dataclass
@@ -78,7 +77,12 @@ def stage(args: MessageArguments, given: GRPOConfig | None = None) -> bool:
 
     return build_on_ranks(
         run.folder / "policy" / args.name,
-        config={"preset": preset.training("message"), "settings": asdict(settings), "asked": asked, "trl": changed},
+        config={
+            "preset": preset.training("grpo", "message"),
+            "settings": asdict(settings),
+            "asked": asked,
+            "trl": changed,
+        },
         inputs=[*run.inputs, base, folder],
         seed=args.model_seed,
         make=make,
@@ -101,11 +105,11 @@ def priced(
     reward: MessageReward, args: MessageArguments, weights: dict[str, float] | None, log: MessageLog, until: int
 ) -> MessageReward:
     """The reward as asked for, with its prices of reachability and of a message."""
-    rows = np.random.default_rng(args.model_seed).permutation(np.flatnonzero(log.contexts.time < until))[:ASKED]
-    contexts = take_contexts(log.contexts, rows)
+    rows = np.random.default_rng(args.model_seed).permutation(np.flatnonzero(log.contexts.time < until))[:PRICED]
+    asked = log.take(rows)
     free = reward.weighted(weights, args.multiplier or 0.0, args.kappa)
-    kept = keeping_reach(free, contexts) if args.multiplier is None else free
-    return kept.keeping_sends(contexts, float((log.column[rows] >= 0).mean()))
+    kept = keeping_reach(free, asked.contexts) if args.multiplier is None else free
+    return kept.keeping_sends(asked)
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ def propose(
     open_hours = np.flatnonzero(may.any(axis=(0, 1, 2)))
     hours = np.intersect1d(open_hours, SLOT_HOURS) if np.isin(SLOT_HOURS, open_hours).any() else open_hours
     grids = np.meshgrid(np.arange(most), np.arange(channels), hours, indexing="ij")
-    sends = np.stack([*(np.append(grid.ravel(), -1) for grid in grids)])  # (3, N), to hold comes last
+    sends = np.stack([np.append(grid.ravel(), -1) for grid in grids])  # (3, N), to hold comes last
     column, channel, hour = (np.broadcast_to(part, (batch, part.size)) for part in sends)
     open_ = may[np.arange(batch)[:, None], column, channel, hour]
     open_[:, -1] = True

@@ -135,8 +135,7 @@ def train_messages(
         watch = MessageWatch(spoken, words, reward, mornings, may[:watched], settings.watch, settings.seed)
         watch.begin()  # at the reference
     if preset.message_lesson:
-        # A small log's mornings are learned from twice.
-        lessons = slice(wanted if len(pool) > 2 * wanted else 0, None)
+        lessons = slice(-preset.message_lesson, None)  # what GRPO does not ask about, as far as the log goes
         mornings, open_then = take_contexts(log.contexts, pool[lessons]), open_to[lessons]
         said = proposed(mornings, open_then, config.beta + config.entropy_coef).tolist()
         examples = decision_examples(written.tokens(mornings, open_then), said, open_then)

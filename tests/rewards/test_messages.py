@@ -100,20 +100,21 @@ def test_a_multiplier_on_reachability_turns_away_from_what_loses_people(taught: 
 
 
 def test_a_price_keeps_the_best_decisions_to_as_many_sends_as_asked_for(taught: Taught) -> None:
-    contexts = taught.log.take(np.arange(1_000)).contexts
+    log = taught.log.take(np.arange(1_000))
 
     def best(reward: MessageReward) -> NDArray[np.float64]:
-        column, channel, hour, allowed = legal_moves(contexts, 3)
-        found: NDArray[np.float64] = np.where(allowed, reward.score(contexts, column, channel, hour).lower, -9.0).max(1)
+        column, channel, hour, allowed = legal_moves(log.contexts, 3)
+        worth = reward.score(log.contexts, column, channel, hour).lower
+        found: NDArray[np.float64] = np.where(allowed, worth, -9.0).max(1)
         return found
 
     free = taught.reward.weighted({"opens": 1.0}, kappa=0.0)
     assert (best(free) > 0).mean() > 0.5
-    kept = free.keeping_sends(contexts, 0.2)
+    kept = free.keeping_sends(replace(log, column=np.where(np.arange(1_000) < 200, 0, -1)))
     assert kept.price > 0
     assert 0.15 < (best(kept) > 0).mean() <= 0.2
     np.testing.assert_allclose(best(kept), best(free) - kept.price)
-    assert kept.keeping_sends(contexts, 1.0).price == 0.0
+    assert kept.keeping_sends(replace(log, column=np.zeros(1_000, np.int64))).price == 0.0, "all of them were sent"
     assert kept.weighted().price == 0.0
 
 
