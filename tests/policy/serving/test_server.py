@@ -151,8 +151,10 @@ def test_what_is_asked_for_is_played(
             plain = httpx.post(f"{server.engine_url}/v1/completions", json=body, timeout=60).json()
             played += slate_of(rescore, plain["choices"][0]["text"])
     items = server.catalog.items[played]
-    assert (items["creator"] == "Artist 4").mean() > 0.5, "of all items a ninth is theirs"
-    assert (items["kind"] == "audiobook").mean() < 0.1, "of all items a third is; where a prefix has nothing else left"
+    # Over 2,000 slates of this policy: heard .55 are the artist's and .04 audiobooks, unheard .06 and .30. Half-way
+    # between is four standard errors of eight slates from either, so neither luck nor deafness is taken for the other.
+    assert (items["creator"] == "Artist 4").mean() > 0.3
+    assert (items["kind"] == "audiobook").mean() < 0.17
 
 
 @pytest.mark.parametrize("slates", [60, pytest.param(300, marks=pytest.mark.nightly)])
