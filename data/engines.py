@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from data.errors import InputError
+from data.progress import progress
 from data.store import write_parquet
 
 ENGINES = ("local", "ray")
@@ -37,7 +37,7 @@ def over_buckets(work: BucketWork, buckets: int, events: int, *, engine: str = "
     run = _on_ray if engine == "ray" else _here
     speed = TextColumn("{task.fields[rate]}")
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), speed)
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with progress(*columns) as bar:
         task = bar.add_task(what, total=events, rate="")
         for dealt_with in run(work, buckets):
             bar.advance(task, dealt_with)

@@ -12,9 +12,9 @@ world and a fresh training: would doing it all again give this again? With three
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from eval.exposure import Exposure, Watched
 from eval.intervals import Floats, Interval, finite, from_influence, mean_interval, seeds_interval
 
 Json = dict[str, object]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,36 @@ def load_rollout(folder: Path) -> Rollout:
             slates, entropy = arrays[f"told/{rest}"].tolist()
             exposure[rest] = Exposure(values, int(slates), None if np.isnan(entropy) else entropy)
     return Rollout(metrics, int(arrays["seed"]), RolloutSettings(), exposure, arrays.get("segments"))
+
+
+def in_order(policies: Mapping[str, T]) -> dict[str, T]:
+    """From where one starts to where one could end, the others in between in the order given."""
+    start, end = RolloutSettings.start, RolloutSettings.end
+    between = {name: one for name, one in policies.items() if name not in (start, end)}
+    first, last = ({name: policies[name]} if name in policies else {} for name in (start, end))
+    return {**first, **between, **last}
+
+
+def side_by_side(rollouts: Sequence[Rollout]) -> Rollout:
+    """Policies that were played one at a time, as if they had been played together.
+
+    Raises InputError unless all were played to the same listeners with the same luck.
+    """
+    first = rollouts[0]
+    metrics = {name: by for rollout in rollouts for name, by in rollout.metrics.items()}
+    exposure = {name: seen for rollout in rollouts for name, seen in rollout.exposure.items()}
+    people = {len(values) for by in metrics.values() for values in by.values()}
+    same = all(
+        (one.seed, one.settings) == (first.seed, first.settings) and _equal(one.segments, first.segments)
+        for one in rollouts
+    )
+    if len(people) != 1 or not same:
+        raise InputError("rollouts of other listeners or other luck cannot be compared: play these policies anew")
+    return replace(first, metrics=in_order(metrics), exposure=in_order(exposure))
+
+
+def _equal(one: NDArray[np.int8] | None, other: NDArray[np.int8] | None) -> bool:
+    return one is other if one is None or other is None else np.array_equal(one, other)
 
 
 def policy_means(rollouts: Sequence[Rollout]) -> dict[str, dict[str, Interval]]:

@@ -50,7 +50,7 @@ from eval.report.inputs import (
     ShownItem,
 )
 from eval.report.metrics import is_candidate
-from eval.rollout import Rollout, RolloutSettings, play
+from eval.rollout import Rollout, RolloutSettings, in_order, play
 from eval.rounds import LoggedRounds
 from eval.scorable import scorable
 from eval.slates import logged_by, plackett_luce_positions, plackett_luce_prefixes
@@ -66,6 +66,7 @@ FEWEST_ROUNDS = 100
 POSITION_SAMPLES = 2  # slates drawn per decision for the probability of an item at a position
 CANDIDATES = 64  # slates to choose among at each decision, for the Pareto front
 TRADED_LABELS = ("plays", "completes", "minutes_1d")  # what return is traded against: the first that the reward has
+BUILT_IN = ("logging", "oracle")  # policies of a world, between which trained ones are told
 OBJECTIVE_LABELS = ("active_days_28", "habit_28", "returned_7d", "active_days_7", "returned_1d")
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
@@ -99,21 +100,19 @@ def world_rollout(
     listeners: int,
     progress: Progress | None = None,
     beside: Mapping[str, SlatePolicy] = MappingProxyType({}),
+    built_in: Sequence[str] = BUILT_IN,
 ) -> Rollout:
-    """Truth: every policy, the logging policy and the oracle played to fresh listeners with the same luck, and what is
-    to be put `beside` them.
+    """Truth: every policy, those of the world that are `built_in`, and what is to be put `beside` them, played to fresh
+    listeners with the same luck.
     """
     settings = PRESETS[world].with_listeners(listeners)
     lived = lived_in(settings, world_seed, BURN_IN_DAYS, world_seed + FRESH_LISTENERS)
     evening, log = lived.branch(), lived.log()
     assert log.end is not None
     segments = segments_at(log, judged.catalog.index_of, int(log.end.timestamp() * 1e6))
-    played = {
-        "logging": evening.built_in("logging"),
-        **{name: LanguageModelPolicy(name, spoken) for name, spoken in judged.speakers.items()},
-        **beside,
-        "oracle": evening.built_in("oracle"),
-    }
+    ours = {name: LanguageModelPolicy(name, spoken) for name, spoken in judged.speakers.items()}
+    worlds = {name: evening.built_in(name) for name in built_in}
+    played = in_order({**ours, **beside, **worlds})
     return replace(play(evening, played, RolloutSettings(), world_seed, progress), segments=segments)
 
 

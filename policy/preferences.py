@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from datasets import Dataset
-from rich.progress import track
 from torch import Tensor
 
 from data.histories import Contexts
+from data.progress import track
 from policy.checkpoint import Speaker
 from policy.slate_reward import SlateReward
 

@@ -19,6 +19,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from data.artifacts import build
 from data.catalog import Catalog
+from data.progress import progress
 from policy.checkpoint import Speaker, load_speaker
 from policy.presets import Preset
 
@@ -128,7 +129,7 @@ class ProgressBar(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
-        self.bar = Progress(
+        self.bar = progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),

@@ -18,13 +18,13 @@ import numpy as np
 import polars as pl
 import torch
 from accelerate import Accelerator
-from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from data.catalog import Catalog
 from data.errors import InputError
 from data.histories import Decisions, Histories
+from data.progress import progress
 from rewards.advantage import AdvantageSettings, Effects, Fold, FoldReport, position_weights
 from rewards.calibration import fit_readout
 from rewards.event_file import EventFile
@@ -120,8 +120,8 @@ def train_rewards(
     sides = [trained_on[half[decisions.user[trained_on]] == side] for side in (0, 1)]
     plans = [_plan(histories, decisions, rows, settings) for rows in sides]
     steps = settings.train.epochs * sum(len(plan) for plan in plans)
-    with Progress(transient=True, disable=not accelerator.is_main_process) as progress:
-        task = progress.add_task("reward model", total=steps)
+    with progress(transient=True, disable=not accelerator.is_main_process) as bar:
+        task = bar.add_task("reward model", total=steps)
         for side, plan in enumerate(plans):
             if not plan:
                 raise InputError(
@@ -136,7 +136,7 @@ def train_rewards(
                 fit_tastes(histories, content[:, : shape.directions], _played(histories, half == side, test.cut))
             )
             tasted.append(replace(inputs, taste=network.tastes(histories, decisions)))
-            watched = _watched(along, side, accelerator.is_main_process, lambda: progress.advance(task))
+            watched = _watched(along, side, accelerator.is_main_process, lambda: bar.advance(task))
             place = None if along is None else along / f"half{side}.steps"
             with streamed(place, tasted[-1], known, plan, seed + side, accelerator) as streaming:
                 fit(network, streaming, settings.train, seed + side, accelerator, watched)

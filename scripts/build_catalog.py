@@ -14,7 +14,6 @@ from pathlib import Path
 
 import polars as pl
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from trl import TrlParser
 
@@ -22,6 +21,7 @@ from data.artifacts import build
 from data.catalog import QUALITY, listenable
 from data.errors import exit_on_input_error
 from data.item_vectors import VectorSettings
+from data.progress import progress
 from data.semantic_ids import CatalogSettings, build_catalog, quality
 from data.store import LogStore
 from data.text_vectors import ENCODERS, encoder_of
@@ -55,7 +55,7 @@ def stage(args: CatalogArguments) -> bool:
         items = listenable(store.items())
         about = pl.col("item_id").is_null() | pl.col("item_id").is_in(items["item_id"].implode())
         events = store.events().filter(pl.col("time") < until, about)
-        with Progress(console=Console(stderr=True)) as bar:
+        with progress() as bar:
             task = bar.add_task("catalog", total=settings.levels + 3)
 
             def begin(step: str) -> None:

@@ -21,24 +21,26 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from trl import TrlParser
 
 from data.artifacts import build
 from data.errors import InputError, exit_on_input_error
+from data.progress import progress
 from data.world import PRESETS
 from eval.exposure import Exposure
 from eval.rollout import Rollout, load_rollout, paired_json, save_rollout, world_json
 from eval.sections import Judged, world_rollout
-from scripts import message_claims, train_grpo, train_ppo, train_weighted_sft
+from scripts import message_claims, play, train_grpo, train_ppo, train_weighted_sft
 from scripts.evaluate import adapters, best_of, speakers
 from scripts.opened import open_run
-from scripts.run import RunArguments, Stage, stages
+from scripts.road import Stage, travel, workers_here
+from scripts.run import RunArguments, stages
 
 SHOWN = ("active_days_28", "returned_7d", "habit_28", "plays_per_session")
 PAIRS = (
@@ -82,6 +84,9 @@ class ClaimsArguments:
         default_factory=list, metadata={"help": "policies to do without, as ppo ppo_click; dpo only together with ppo"}
     )
     best_of: int = field(default=16, metadata={"help": "slates that the baseline without training draws at a visit"})
+    workers: int = field(
+        default=0, metadata={"help": "stages made at once; 0: as suits the machine, 1: one after the other"}
+    )
     folder: str = field(default="runs/claims", metadata={"help": "where the runs go"})
     json: bool = field(default=False, metadata={"help": "one JSON line on standard output, all else on standard error"})
 
@@ -94,11 +99,12 @@ def baselines(road: RunArguments) -> list[Stage]:
     grpo_click = train_grpo.GroupArguments(*model, reward="click", start="none", name="grpo_click", model_seed=seed)
     abpo = train_grpo.GroupArguments(*model, anchor=True, start="none", name="abpo", model_seed=seed)
     weighted = train_weighted_sft.WeightedArguments(*model, model_seed=seed)
+    midterm, click = ("policy/sft", "rewards/midterm"), ("policy/sft", "rewards/click")
     return [
-        ("policy/ppo_click", lambda: train_ppo.stage(ppo_click)),
-        ("policy/grpo_click", lambda: train_grpo.stage(grpo_click)),
-        ("policy/abpo", lambda: train_grpo.stage(abpo)),
-        ("policy/weighted_sft", lambda: train_weighted_sft.stage(weighted)),
+        Stage("policy/ppo_click", partial(train_ppo.stage, ppo_click), ("policy/dpo_click",)),
+        Stage("policy/grpo_click", partial(train_grpo.stage, grpo_click), click),
+        Stage("policy/abpo", partial(train_grpo.stage, abpo), midterm),
+        Stage("policy/weighted_sft", partial(train_weighted_sft.stage, weighted), midterm),
     ]
 
 
@@ -112,6 +118,7 @@ def road(args: ClaimsArguments, seed: int) -> RunArguments:
         listeners=args.listeners,
         days=args.days,
         seed=seed,
+        workers=args.workers,
     )
 
 
@@ -120,10 +127,13 @@ def one_seed(args: ClaimsArguments, seed: int, console: Console) -> Rollout:
     given = road(args, seed)
     folder = Path(given.run)
     skipped = {"reports", *(f"policy/{name}" for name in args.leave_out)}
-    for name, make in [*stages(given), *baselines(given)]:
-        if name not in skipped:
-            console.rule(f"[bold]{args.world}, seed {seed}: {name}", align="left")
-            make()
+    made = [*stages(given), *baselines(given)]
+    console.rule(f"[bold]{args.world}, seed {seed}", align="left")
+    travel(
+        [stage for stage in made if stage.name not in skipped and not stage.name.startswith(play.PLAYED)],
+        given.workers or workers_here(),
+        folder,
+    )
     run = open_run(folder)
 
     def played(temporary: Path) -> None:
@@ -131,8 +141,8 @@ def one_seed(args: ClaimsArguments, seed: int, console: Console) -> Rollout:
         spoken = {name: speaker for name, speaker in found.items() if name not in args.leave_out}
         judged = Judged(run.catalog, run.histories, run.decisions, run.cut, spoken)
         beside = {"best_of": best_of(judged, run.folder, args.best_of)} if args.best_of else {}
-        with Progress(console=console) as progress:
-            save_rollout(world_rollout(judged, args.world, seed, args.judged_listeners, progress, beside), temporary)
+        with progress() as bar:
+            save_rollout(world_rollout(judged, args.world, seed, args.judged_listeners, bar, beside), temporary)
 
     console.rule(f"[bold]{args.world}, seed {seed}: truth", align="left")
     tuned = [path for name, path in adapters(folder).items() if name not in args.leave_out]

@@ -23,13 +23,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import Progress
 from trl import TrlParser
 
 from data.artifacts import build, fingerprint, manifest
 from data.catalog import QUALITY, Catalog
 from data.errors import InputError, exit_on_input_error
 from data.histories import Contexts
+from data.progress import progress
 from data.readers import READERS
 from data.world import PRESETS, LoggingPolicy, World
 from data.world.environment import MessagePolicy
@@ -38,8 +38,9 @@ from eval.messages import fresh_evening, play_messages, sent_by
 from eval.report import make_report
 from eval.report.inputs import Comparison, ExposureSection, IdLevel, ReportInputs, WorldSection
 from eval.report.summary import print_summary
-from eval.rollout import Rollout
+from eval.rollout import Rollout, load_rollout, side_by_side
 from eval.sections import (
+    BUILT_IN,
     Judged,
     advantage_truth,
     fairness_section,
@@ -60,6 +61,7 @@ from policy.messaging.training import NAME as TUNED
 from policy.messaging.training import is_message_policy
 from rewards.messages import NAME as MESSAGES
 from rewards.model import RewardModel
+from scripts import play
 from scripts.log_report import LogReportArguments, log_report, missing
 from scripts.opened import ModelArguments, Opened, open_run
 
@@ -187,21 +189,20 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
     judged = Judged(run.catalog, run.histories, run.decisions, run.cut, speakers(run.folder, run.catalog), logging)
     rollout, others = None, None
     other = Path(args.compare) if args.compare else None
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("judging", total=None)
-        if world is not None:
-            with clock.lap("rollouts"):
-                beside = {"best_of": best_of(judged, run.folder, args.best_of)} if args.best_of else {}
-                rollout = world_rollout(judged, world, origin["seed"], preset.rollout_listeners, progress, beside)
-            if other is not None and fingerprint(other / "logs") == fingerprint(run.folder / "logs"):
-                # Means of two reports differ by their listeners too: only the same ones tell the models apart.
-                theirs = replace(judged, speakers=speakers(other, Catalog.load(other / "catalog")))
-                with clock.lap("rollouts of the other run"):
-                    others = world_rollout(theirs, world, origin["seed"], preset.rollout_listeners, progress)
-        progress.update(task, description="ranking the next item")
+    if world is not None:
+        with clock.lap("rollouts"):
+            rollout = played(args, judged, run)
+        if other is not None and fingerprint(other / "logs") == fingerprint(run.folder / "logs"):
+            # Means of two reports differ by their listeners too: only the same ones tell the models apart.
+            theirs = replace(judged, speakers=speakers(other, Catalog.load(other / "catalog")))
+            with clock.lap("rollouts of the other run"), progress() as bar:
+                others = world_rollout(theirs, world, origin["seed"], preset.rollout_listeners, bar)
+    with progress() as bar:
+        task = bar.add_task("judging", total=None)
+        bar.update(task, description="ranking the next item")
         with clock.lap("ranking"):
             ranking = ranking_section(judged, preset.ranking_cases, seed)
-        progress.update(task, description="off-policy values")
+        bar.update(task, description="off-policy values")
         reward, outcomes = RewardModel.load(run.folder / "rewards" / "midterm"), run.folder / "outcomes"
         rounds = preset.off_policy_rounds
         with clock.lap("off_policy"):
@@ -217,17 +218,17 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
             fairness = fairness_section(judged, shown, rollout)
         with clock.lap("pareto front"):
             pareto = pareto_section(judged, reward, PARETO_DECISIONS, seed)
-        progress.update(task, description="habit in the log")
+        bar.update(task, description="habit in the log")
         with clock.lap("habit"):
             habit = habit_section(run.store, seed)
         portrait = None
         if world is not None:
-            progress.update(task, description="showing the world")
+            bar.update(task, description="showing the world")
             with clock.lap("the world"):
                 portrait = world_portrait(world, origin["seed"])
         messages = None
         if world is not None and PRESETS[world].switches.messages:
-            progress.update(task, description="playing message policies")
+            bar.update(task, description="playing message policies")
             evening = fresh_evening(world, origin["seed"], preset.rollout_listeners)
             tuned = message_speakers(run.folder, run.catalog, run.store.items())
             with clock.lap("messages"):
@@ -254,6 +255,21 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
         manifest={"logs": {key: origin[key] for key in ("config", "seed")}, "packages": origin["packages"]},
     )
     make_report(inputs, folder)
+
+
+def played(args: EvaluateArguments, judged: Judged, run: Opened) -> Rollout:
+    """Every policy played in the run's world; those that have not been are now (scripts/play.py)."""
+    rollouts, origin = [], manifest(run.folder / "logs")
+    for name in (*judged.speakers, *BUILT_IN):
+        play.stage(play.PlayArguments(args.run, args.preset, args.base_model, args.set, policy=name))
+        rollouts.append(load_rollout(run.folder / play.PLAYED / name))
+    if args.best_of:
+        beside = {"best_of": best_of(judged, run.folder, args.best_of)}
+        alone, listeners = replace(judged, speakers={}), args.resolved().rollout_listeners
+        with progress() as bar:
+            world, seed = origin["config"]["world"], origin["seed"]
+            rollouts.append(world_rollout(alone, world, seed, listeners, bar, beside, built_in=()))
+    return side_by_side(rollouts)
 
 
 def logging_scores(world: str, seed: int) -> Callable[[Contexts], NDArray[np.floating]]:

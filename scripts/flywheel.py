@@ -25,13 +25,13 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from trl import TrlParser
 
 from data.artifacts import build, run_lock
 from data.errors import InputError, exit_on_input_error
 from data.histories import MICROSECONDS_PER_HOUR
+from data.progress import track
 from data.store import write_parquet
 from data.world import PRESETS, World
 from eval.fates import WEEK, Shown, Week, fates_json, live, live_again, week_of

@@ -20,7 +20,8 @@ from eval.rollout import paired_json
 from rewards.messages import NAME
 from scripts.evaluate import message_speakers
 from scripts.opened import open_run
-from scripts.run import RunArguments, Stage, stages
+from scripts.road import Stage, travel, workers_here
+from scripts.run import RunArguments, stages
 
 OURS = ("reward", "policy")
 OTHERS = ("rules", "clicks", "send_always", "hold", "logging")
@@ -33,15 +34,13 @@ POLICY_STAGES = ("policy/sft", "policy/messages")
 def message_stages(road: RunArguments, language_model: bool) -> list[Stage]:
     """Those stages of the road that messages need."""
     needed = {*REWARD_STAGES, *(POLICY_STAGES if language_model else ())}
-    made = [stage for stage in stages(road) if stage[0] in needed]
-    return sorted(made, key=lambda stage: stage[0] in POLICY_STAGES)  # the road makes the reward after SFT
+    return [stage for stage in stages(road) if stage.name in needed]
 
 
 def one_seed(road: RunArguments, listeners: int, language_model: bool, console: Console) -> MessageSection:
     """Make what messages need, and play everybody to fresh listeners."""
-    for name, make in message_stages(road, language_model):
-        console.rule(f"[bold]{road.world}, seed {road.seed}: {name}", align="left")
-        make()
+    console.rule(f"[bold]{road.world}, seed {road.seed}", align="left")
+    travel(message_stages(road, language_model), road.workers or workers_here(), Path(road.run))
     run = open_run(Path(road.run))
     tuned = message_speakers(run.folder, run.catalog, run.store.items()) if language_model else {}
     evening = fresh_evening(road.world, road.seed, listeners)

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from trl import TrlParser
 
@@ -31,6 +30,7 @@ from data.errors import InputError, exit_on_input_error
 from data.local_time import DEFAULT_ZONE, local_clock, local_day, with_time_zone
 from data.message_log import message_items, message_log
 from data.opportunities import as_signals
+from data.progress import track
 from data.store import LogStore, read_parquet, write_parquet
 from data.world.messages import DECISION_HOUR
 from data.world.opportunities import HOLD_ID

@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 from trl import TrlParser
 
 from data.artifacts import manifest
 from data.errors import InputError, exit_on_input_error
+from data.progress import track
 from data.world import PRESETS, World
 from eval.sections import Judged
 from rewards.counterfactual import LifeSettings, Pairs, agreement, live_moments

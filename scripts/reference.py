@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils.parallel import Parallel, delayed
 from trl import TrlParser
+
+from data.progress import track
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -72,7 +73,7 @@ def coverage(simulations: int, seed: int, logs: dict[str, BanditLog] | None = No
         rng = np.random.default_rng(seed)
         inside: dict[str, int] = {}
         refused = 0
-        for _ in track(range(simulations), description=name, console=Console(stderr=True), transient=True):
+        for _ in track(range(simulations), description=name):
             log = world.draw(rng)
             for kind in ("asymptotic", "bootstrap", "bernstein"):
                 names = ESTIMATORS if kind == "asymptotic" else ("snips", "dr")
@@ -120,7 +121,7 @@ def long_term(simulations: int, seed: int, shares: Sequence[float] = (0.0, 0.5, 
         drawn = Parallel(n_jobs=-1, return_as="generator")(
             delayed(long_term_values)(world, np.random.default_rng((seed, i))) for i in range(simulations)
         )
-        values = list(track(drawn, told, simulations, console=Console(stderr=True), transient=True))
+        values = list(track(drawn, told, simulations))
         errors = {name: np.array([(one[name] - world.truth) ** 2 for one in values]) for name in values[0]}
         by_method = {name: {"mse": e.mean(), "se": e.std(ddof=1) / np.sqrt(len(e))} for name, e in errors.items()}
         gaps = {}

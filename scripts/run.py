@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -30,6 +31,7 @@ from scripts import (
     build_outcomes,
     evaluate,
     ingest,
+    play,
     simulate,
     train_dpo,
     train_grpo,
@@ -40,6 +42,7 @@ from scripts import (
     train_sft,
 )
 from scripts.opened import ModelArguments, open_run
+from scripts.road import Stage, Taken, travel, workers_here
 
 
 @dataclass
@@ -54,93 +57,95 @@ class RunArguments(ModelArguments):
     slate_size: int = field(default=5, metadata={"help": "items of a slate"})
     compare: str | None = field(default=None, metadata={"help": "a finished run to put beside this one in the report"})
     seed: int = field(default=0, metadata={"help": "seed of the world and of everything trained"})
+    workers: int = field(
+        default=0,
+        metadata={"help": "stages made at once, which share the threads; 0: as suits the machine, 1: one by one"},
+    )
 
 
-Stage = tuple[str, Callable[[], bool]]
+def unless_organic(run: str, make: Callable[[], bool]) -> bool:
+    """Without impressions everything in the log was tapped: there is no click-tuned twin to be had from it."""
+    return not open_run(Path(run)).store.organic and make()
 
 
 def stages(args: RunArguments) -> list[Stage]:
-    """The road's stages in order: name and what makes it (True: made, False: was there)."""
+    """The road's stages, in an order in which one process makes them, what takes longest as early as it can."""
     run, seed = args.run, args.seed
     model = (run, args.preset, args.base_model, args.set)
     if args.logs is None:
-        logs = simulate.SimulateArguments(run, args.world, args.listeners, args.days, seed)
-        first: Stage = ("logs", lambda: simulate.stage(logs))
+        first = partial(simulate.stage, simulate.SimulateArguments(run, args.world, args.listeners, args.days, seed))
     else:
-        given = ingest.IngestArguments(run, args.logs, args.reader, args.slate_size)
-        first = ("logs", lambda: ingest.stage(given))
+        first = partial(ingest.stage, ingest.IngestArguments(run, args.logs, args.reader, args.slate_size))
 
-    def rewards(name: str) -> Stage:
-        chosen = train_rewards.RewardArguments(run=run, name=name, seed=seed)
-        return (f"rewards/{name}", lambda: train_rewards.stage(chosen))
+    def rewards(name: str) -> Callable[[], bool]:
+        return partial(train_rewards.stage, train_rewards.RewardArguments(run=run, name=name, seed=seed))
 
-    def dpo(name: str, reward: str) -> Stage:
+    def dpo(name: str, reward: str) -> Callable[[], bool]:
         chosen = train_dpo.DPOArguments(*model, reward=reward, name=name, model_seed=seed)
-        return (f"policy/{name}", lambda: train_dpo.stage(chosen))
+        return partial(train_dpo.stage, chosen)
 
-    def with_impressions(stage: Stage) -> Stage:
-        """Without impressions everything in the log was tapped: there is no click-tuned twin to be had from it."""
-        name, make = stage
-        return name, lambda: not open_run(Path(run)).store.organic and make()
+    def click(make: Callable[[], bool]) -> Callable[[], bool]:
+        return partial(unless_organic, run, make)
 
     sft = train_sft.SFTArguments(*model, slate_size=args.slate_size, model_seed=seed)
     ppo = train_ppo.PPOArguments(*model, reward="midterm", start="dpo", name="ppo", model_seed=seed)
     grpo = train_grpo.GroupArguments(*model, reward="midterm", start="none", name="grpo", model_seed=seed)
-    sends = args.logs is None and args.world in PRESETS and PRESETS[args.world].switches.messages
-    weighed = train_message_rewards.MessageRewardArguments(run, seed=seed)
-    decided = train_messages.MessageArguments(*model, model_seed=seed)
-    messages: list[Stage] = [
-        ("rewards/messages", lambda: train_message_rewards.stage(weighed)),
-        ("policy/messages", lambda: train_messages.stage(decided)),
+    made = [
+        Stage("logs", first),
+        Stage("catalog", partial(build_catalog.stage, build_catalog.CatalogArguments(run, seed=seed)), ("logs",)),
+        Stage("outcomes", partial(build_outcomes.stage, build_outcomes.OutcomesArguments(run)), ("logs",)),
+        Stage("policy/sft", partial(train_sft.stage, sft), ("catalog",)),
+        Stage("rewards/midterm", rewards("midterm"), ("catalog", "outcomes")),
+        Stage("rewards/click", click(rewards("click")), ("catalog", "outcomes")),
+        Stage("policy/grpo", partial(train_grpo.stage, grpo), ("policy/sft", "rewards/midterm")),
+        Stage("policy/dpo", dpo("dpo", "midterm"), ("policy/sft", "rewards/midterm")),
+        Stage("policy/ppo", partial(train_ppo.stage, ppo), ("policy/dpo",)),
+        Stage("policy/dpo_click", click(dpo("dpo_click", "click")), ("policy/sft", "rewards/click")),
     ]
+    if args.logs is None and args.world in PRESETS and PRESETS[args.world].switches.messages:
+        weighed = train_message_rewards.MessageRewardArguments(run, seed=seed)
+        decided = train_messages.MessageArguments(*model, model_seed=seed)
+        made += [
+            Stage("rewards/messages", partial(train_message_rewards.stage, weighed), ("catalog",)),
+            Stage("policy/messages", partial(train_messages.stage, decided), ("policy/sft", "rewards/messages")),
+        ]
+    if args.logs is None:
+        made += [
+            Stage(f"played/{name}", partial(play.stage, play.PlayArguments(*model, policy=name)), (f"policy/{name}",))
+            for name in ("sft", "grpo", "dpo", "dpo_click", "ppo")
+        ]
     judged = evaluate.EvaluateArguments(*model, compare=args.compare, eval_seed=seed)
-    return [
-        first,
-        ("outcomes", lambda: build_outcomes.stage(build_outcomes.OutcomesArguments(run))),
-        ("catalog", lambda: build_catalog.stage(build_catalog.CatalogArguments(run, seed=seed))),
-        rewards("midterm"),
-        with_impressions(rewards("click")),
-        ("policy/sft", lambda: train_sft.stage(sft)),
-        with_impressions(dpo("dpo_click", "click")),
-        dpo("dpo", "midterm"),
-        ("policy/ppo", lambda: train_ppo.stage(ppo)),
-        ("policy/grpo", lambda: train_grpo.stage(grpo)),
-        *(messages if sends else []),
-        ("reports", lambda: evaluate.stage(judged)),
-    ]
+    everything = tuple(stage.name for stage in made)
+    return [*made, Stage("reports", partial(evaluate.stage, judged), everything)]
 
 
-def travel(args: RunArguments) -> list[tuple[str, float, bool]]:
-    """Go the road; (stage, seconds, made) for each. Raises InputError when another process works on the run."""
+def go(args: RunArguments) -> list[Taken]:
+    """Go the road. Raises InputError when another process works on the run."""
     args.resolved()  # a wrong preset is told now, not after the rewards
-    took = []
-    console = Console(stderr=True)
     with run_lock(Path(args.run)):
-        for name, make in stages(args):
-            console.rule(f"[bold]{name}", align="left")
-            started = time.monotonic()
-            made = make()
-            took.append((name, time.monotonic() - started, made))
-    return took
+        return travel(stages(args), args.workers or workers_here(), Path(args.run))
 
 
-def print_times(took: Sequence[tuple[str, float, bool]]) -> None:
-    """Where the time went."""
+def print_times(took: Sequence[Taken], wall: float) -> None:
+    """Where the time went; `wall` seconds in all."""
     table = Table(title="where the time went")
     table.add_column("stage")
     table.add_column("seconds", justify="right")
     table.add_column("")
-    for name, seconds, made in took:
-        table.add_row(name, f"{seconds:.1f}", "" if made else "unchanged")
-    table.add_row("in all", f"{sum(seconds for _, seconds, _ in took):.1f}", "", style="bold")
+    for one in took:
+        table.add_row(one.name, f"{one.seconds:.1f}", "" if one.made else "unchanged")
+    added = sum(one.seconds for one in took)
+    beside = f"{added:.1f} one after the other" if added > 1.05 * wall else ""
+    table.add_row("in all", f"{wall:.1f}", beside, style="bold")
     Console().print(table)
 
 
 def main() -> None:
     (args,) = TrlParser((RunArguments,)).parse_args_and_config()
-    took = travel(args)
+    started = time.monotonic()
+    took = go(args)
     reports = Path(args.run) / "reports"
-    print_times(took)
+    print_times(took, time.monotonic() - started)
     print_summary(json.loads((reports / "report.json").read_text()), Console(), reports / "index.html")
 
 

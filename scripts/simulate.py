@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from trl import TrlParser
 
 from data.artifacts import build, manifest
 from data.errors import InputError, exit_on_input_error
 from data.ingest import write_store
+from data.progress import track
 from data.store import write_parquet
 from data.world import PRESETS, World, burned_in, paired
 from data.world.environment import Truth

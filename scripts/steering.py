@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from trl import TrlParser
 
 from data.artifacts import build, manifest
 from data.errors import InputError, exit_on_input_error
+from data.progress import track
 from data.world.words import paraphrases
 from eval.sections import Judged
 from eval.steering import Moments, moves_told, obedience
@@ -58,7 +58,7 @@ def told(args: SteeringArguments, run: Opened, names: Mapping[str, Path | None])
     moments = Moments.choose(run.histories, run.decisions, rows, reward, args.moments)
     words = paraphrases() if "world" in manifest(run.folder / "logs")["config"] else {}
     found: dict[str, Any] = {}
-    for name, adapter in track(names.items(), description="asking", console=Console(stderr=True)):
+    for name, adapter in track(names.items(), description="asking"):
         spoken = load_speaker(run.folder / "policy" / "sft", run.catalog, adapter)
         found[name] = {
             "obedience": obedience(spoken, moments, words, args.samples, args.seed),

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 from trl import TrlParser
@@ -31,6 +30,7 @@ from trl import TrlParser
 from data.artifacts import build
 from data.errors import InputError, exit_on_input_error
 from data.histories import Decisions, contexts
+from data.progress import track
 from eval.rollout import known_mean
 from eval.sections import Judged
 from eval.steering import as_json
@@ -93,7 +93,7 @@ def compared(args: TradeOffArguments, run: Opened) -> dict[str, Any]:
     policy = run.folder / "policy"
     hears = load_speaker(policy / "sft", run.catalog, policy / "trade_off")
     told: dict[str, Any] = {"prompt": [], "blend": [], "prompt - blend": []}
-    for weight in track(WEIGHTS, description="weighing", console=Console(stderr=True)):
+    for weight in track(WEIGHTS, description="weighing"):
         wanted = {"midterm": weight, "clicks": 1 - weight}
         mixed = blended(policy / "sft", run.catalog, {policy / "grpo": weight, policy / "grpo_click": 1 - weight})
         found = {

@@ -19,6 +19,7 @@ from eval.rollout import (
     play,
     policy_means,
     save_rollout,
+    side_by_side,
     world_json,
 )
 
@@ -48,6 +49,23 @@ def test_the_oracle_brings_people_back_and_the_click_policy_gets_the_plays(rollo
     assert oracle["active_days_28"].over_listeners.lo > 0
     assert greedy["plays_per_session"].over_listeners.lo > 0
     assert greedy["active_days_28"].over_listeners.value < oracle["active_days_28"].over_listeners.value
+
+
+def test_policies_played_one_at_a_time_are_as_if_played_together(world: World, rollout: Rollout) -> None:
+    alone = [play(world, {name: world.built_in(name)}, SETTINGS, seed=0) for name in ("oracle", "random", "logging")]
+    together = side_by_side(alone)
+    assert list(together.metrics) == list(together.exposure) == ["logging", "random", "oracle"]
+    for name, by in together.metrics.items():
+        for metric, values in by.items():
+            np.testing.assert_array_equal(values, rollout.metrics[name][metric])
+    others = burned_in(PRESETS["clickbait"].with_listeners(100), seed=3, days=14)
+    for stranger in (
+        play(others, {"greedy_click": others.built_in("greedy_click")}, SETTINGS, seed=0),
+        play(world, {"greedy_click": world.built_in("greedy_click")}, SETTINGS, seed=1),
+        replace(alone[0], segments=np.zeros(150, np.int8)),
+    ):
+        with pytest.raises(InputError, match="other listeners or other luck"):
+            side_by_side([*alone, stranger])
 
 
 def test_pairing_narrows_the_interval(rollout: Rollout) -> None:

@@ -114,8 +114,9 @@ def test_a_policy_is_tuned_on_the_reward_and_stands_beside_the_others(run: Path)
 def test_a_claim_about_messages_needs_no_slates(run: Path) -> None:
     road = RunArguments(run=str(run), world="messaging")
     reward = ["logs", "catalog", "rewards/messages"]
-    assert [name for name, _ in message_claims.message_stages(road, False)] == reward
-    assert [name for name, _ in message_claims.message_stages(road, True)] == [*reward, "policy/sft", "policy/messages"]
+    assert [stage.name for stage in message_claims.message_stages(road, False)] == reward
+    both = [stage.name for stage in message_claims.message_stages(road, True)]
+    assert both == ["logs", "catalog", "policy/sft", "rewards/messages", "policy/messages"]
 
 
 @dataclass(frozen=True)
