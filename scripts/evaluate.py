@@ -190,8 +190,7 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
     rollout, others = None, None
     other = Path(args.compare) if args.compare else None
     if world is not None:
-        with clock.lap("rollouts"):
-            rollout = played(args, judged, run)
+        rollout = played(args, judged, run)
         if other is not None and fingerprint(other / "logs") == fingerprint(run.folder / "logs"):
             # Means of two reports differ by their listeners too: only the same ones tell the models apart.
             theirs = replace(judged, speakers=speakers(other, Catalog.load(other / "catalog")))

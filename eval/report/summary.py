@@ -35,7 +35,7 @@ def print_summary(report: Mapping[str, Any], console: Console, page: Path | None
     total = sum(value for value in report.get("timing", {}).values() if isinstance(value, int | float))
     if total:
         stages = ", ".join(f"{stage} {seconds(value)}" for stage, value in report["timing"].items())
-        console.print(f"[dim]{escape(stages)}; {seconds(total)} in all[/dim]")
+        console.print(f"[dim]{escape(stages)}; {seconds(total)} added up[/dim]")
     if page is not None:
         console.print(f"report: [bold]{escape(str(page))}[/bold]", soft_wrap=True)
 
