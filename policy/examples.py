@@ -1,8 +1,9 @@
 """Training examples for supervised fine-tuning: what listeners engaged with, and what words mean.
 
-Four kinds, all in the one prompt format:
+Five kinds, all in the one prompt format:
 - engaged slates: after a logged context, the next K different items the listener finished, saved or liked;
 - words: a context in which the listener asks for a tag, a kind or a creator, and items that fit;
+- balances: a context in which a balance of objectives is wanted, and items that are roughly of that kind;
 - moves: a context, a drawn move, and items that carry it out (the move itself is given, not learned);
 - histories: whole listening histories in semantic IDs, packed, every token a target. They have no `<slate>`, so they
   train the plain language model: a history of n items is n free lessons in what follows what.
@@ -10,7 +11,7 @@ Four kinds, all in the one prompt format:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +28,7 @@ from policy.checkpoint import Speaker
 from policy.hearing import askable
 from policy.moves import MOVES, move_of, relation_of
 from policy.prompt import Weights
+from policy.trade_off import Wants, draw_wants
 
 Example = dict[str, Any]  # input_ids and labels of one sequence, and what a collator is told beside
 
@@ -36,6 +38,8 @@ ENGAGED = ("complete", "save", "like", "convert")
 _SENTENCES = ("{}", "{}", "something {}", "more {}", "some {}", "i want {}", "give me {}")
 _SLIPS = 0.2
 _BARE = 0.85
+_BALANCE_PRICE = 0.3  # of a nat, in standard deviations of an item's mark
+_FEW_TAKEN = 10  # interactions by which an item's share of those that went well is drawn to 0
 _MOVES_AT_ONCE, _MOVE_POOL = 256, 1024  # contexts, and items that a move's slate is made of
 WINDOW = 4  # engaged interactions looked at per slate place, to find K different items
 
@@ -142,6 +146,50 @@ def word_slates(
     return SlateExamples(known, slates, move_of(known.item, known.action, slates, catalog))
 
 
+def marks(histories: Histories, until: int, items: int) -> dict[str, NDArray[np.float64]]:
+    """Objective -> (items,) what a log says of each item at first sight, in standard deviations, 0 where it says none.
+
+    clicks: how much is made of it (the logarithm of its interactions); midterm: of those, the share that went well
+    (`ENGAGED`) less the share that was turned down. Interactions before `until` (us since 1970) count.
+    """
+    known = (histories.item >= 0) & (histories.time < until)
+    item, action = histories.item[known], histories.action[known]
+
+    def count(*names: str) -> NDArray[np.float64]:
+        among = np.isin(action, [ACTIONS.index(name) for name in names])
+        return np.bincount(item[among], minlength=items).astype(np.float64)
+
+    taken = np.bincount(item, minlength=items).astype(np.float64)
+    found = {
+        "midterm": (count(*ENGAGED) - count("skip", "dislike", "dismiss")) / (taken + _FEW_TAKEN),
+        "clicks": np.log1p(taken),
+    }
+    spreads = {name: float(mark.std()) for name, mark in found.items()}
+    return {name: (mark - mark.mean()) / spreads[name] if spreads[name] else 0 * mark for name, mark in found.items()}
+
+
+def balance_slates(
+    base: SlateExamples, catalog: Catalog, marks: Mapping[str, NDArray[np.float64]], limit: int, seed: int
+) -> tuple[SlateExamples, Wants]:
+    """Alignment examples: `limit` contexts of `base`, what each wants of the objectives, and K items by that.
+
+    An item is drawn with probability exp(the sum of its `marks` (N,), weighed as wanted, / price). What a balance
+    really is only a reward can say, and an adapter that is tuned on one learns it (`policy.grpo`); but an adapter
+    cannot teach a model words that it has never met (rewards in context begin so too: Yang et al. 2024). Most are said
+    by somebody without a history, as in `word_slates`.
+    """
+    rng = np.random.default_rng(seed)
+    size = base.slates.shape[1]
+    limit = limit if len(base) and len(catalog) >= size else 0
+    wants = draw_wants(limit, rng, silent=0.0)
+    worth = sum((wants[name][:, None] * mark for name, mark in marks.items()), np.zeros((limit, len(catalog))))
+    keys = rng.gumbel(size=worth.shape) + worth / _BALANCE_PRICE  # Gumbel's top k draws without replacement
+    slates = np.argsort(-keys, axis=1)[:, :size].astype(np.int32)
+    rows = rng.integers(max(len(base), 1), size=limit)
+    known = _forgotten(base.contexts.take(rows), rng.random(limit) < _BARE, [None] * limit)
+    return SlateExamples(known, slates, move_of(known.item, known.action, slates, catalog)), wants
+
+
 @dataclass(frozen=True)
 class Requests:
     """What M listeners ask for. said (M,): in words, None for nothing. which (M,): a row of `fits` (F + 1, N), the
@@ -180,7 +228,7 @@ def _sentence(name: str, rng: np.random.Generator) -> str:
     return _SENTENCES[int(rng.integers(len(_SENTENCES)))].format(name)
 
 
-def _forgotten(contexts: Contexts, who: NDArray[np.bool_], steer: list[str]) -> Contexts:
+def _forgotten(contexts: Contexts, who: NDArray[np.bool_], steer: Sequence[str | None]) -> Contexts:
     """Contexts in which nothing is known of some listeners (B,), who say `steer`."""
     gone = who[:, None]
     return replace(

@@ -29,9 +29,11 @@ from data.histories import HISTORY_LENGTH, Decisions, Histories
 from policy.checkpoint import PolicySettings, Speaker, save_speaker, speaker
 from policy.examples import (
     Example,
+    balance_slates,
     engaged_rows,
     engaged_slates,
     history_blocks,
+    marks,
     move_slates,
     told,
     word_slates,
@@ -51,20 +53,22 @@ class SFTSettings:
     """What is learned from.
 
     slate_size: K items per slate. until: only what happened before this time (us since 1970) is learned from.
-    history_length: interactions in a prompt. word_share, move_share: alignment examples per engaged slate, of words
-    and of moves.
+    history_length: interactions in a prompt. word_share, balance_share, move_share: alignment examples per engaged
+    slate, of words, of balances of objectives and of moves.
     """
 
     slate_size: int
     until: int
     history_length: int = HISTORY_LENGTH
     word_share: float = 0.5
+    balance_share: float = 0.15
     move_share: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.word_share < 0 or self.move_share < 0:
-            raise InputError(f"word_share {self.word_share}, move_share {self.move_share}: give shares of 0 or more")
+        for name in ("word_share", "balance_share", "move_share"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} {getattr(self, name)}: give a share of 0 or more")
 
 
 def sft_config(preset: Preset, output: Path, seed: int, changed: Mapping[str, Any] = MappingProxyType({})) -> SFTConfig:
@@ -115,8 +119,8 @@ def train_sft(
     trained = _adapted(spoken, preset) if preset.pretrained else model
     examples, words = _slates(spoken, histories, decisions, preset, settings)
     if words and not preset.pretrained:
-        # Words come first, in small steps (last, they would cost what slates teach about listeners), and again among
-        # the slates, or they are forgotten.
+        # Words, those of balances too, come first, in small steps (last, they would cost what slates teach about
+        # listeners), and again among the slates, or they are forgotten.
         small = replace(config, per_device_train_batch_size=max(1, config.per_device_train_batch_size // 2))
         imitate(spoken, trained, words, small, f"SFT {preset.name}: words", "words")
     examples += words
@@ -253,7 +257,7 @@ def dropped_out(model: PreTrainedModel, share: float) -> Iterator[None]:
 def _slates(
     spoken: Speaker, histories: Histories, decisions: Decisions, preset: Preset, settings: SFTSettings
 ) -> tuple[list[Example], list[Example]]:
-    """Examples of what people engaged with (and of moves carried out), and of words and what fits them."""
+    """Examples of what people engaged with (and of moves carried out), and of words and balances and what fits them."""
     engaged = engaged_slates(
         histories,
         decisions,
@@ -264,13 +268,22 @@ def _slates(
         preset.sft_slates,
         settings.seed,
     )
-    liked = np.bincount(histories.item[engaged_rows(histories)], minlength=len(spoken.catalog.items)).astype(np.float64)
+    rows = engaged_rows(histories)
+    rows = rows[histories.time[rows] < settings.until]
+    liked = np.bincount(histories.item[rows], minlength=len(spoken.catalog)).astype(np.float64)
     words = word_slates(engaged, spoken.catalog, liked, int(len(engaged) * settings.word_share), settings.seed)
     examples = told(spoken, engaged)
     if settings.move_share:
         far = move_slates(engaged, spoken.catalog, liked, int(len(engaged) * settings.move_share), settings.seed)
         examples += told(spoken, far, moves_given=True)
-    return examples, told(spoken, words)
+    balances, wants = balance_slates(
+        engaged,
+        spoken.catalog,
+        marks(histories, settings.until, len(spoken.catalog)),
+        int(len(engaged) * settings.balance_share),
+        settings.seed,
+    )
+    return examples, told(spoken, words) + told(spoken, balances, wants)
 
 
 def _adapted(spoken: Speaker, preset: Preset) -> PeftModel:

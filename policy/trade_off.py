@@ -32,8 +32,9 @@ Reward = Callable[
 ]  # (rows, slates) -> rewards, as `SlateReward`; with `wants` where trade-offs are asked for
 
 
-def draw_wants(count: int, rng: np.random.Generator) -> Wants:
-    """Weights (count,) per objective for training prompts, in the steps that can be said; nan: that prompt says none.
+def draw_wants(count: int, rng: np.random.Generator, silent: float = SILENT) -> Wants:
+    """Weights (count,) per objective for training prompts, in the steps that can be said; nan: that prompt says none,
+    as the share `silent` of them does.
 
     Half of those that say something lie on the line where both sum to 1, the rest anywhere but at nothing at all.
     """
@@ -41,8 +42,7 @@ def draw_wants(count: int, rng: np.random.Generator) -> Wants:
     first = rng.integers(0, steps + 1, count)
     second = np.where(rng.random(count) < 0.5, steps - first, rng.integers(0, steps + 1, count))
     second = np.where((first == 0) & (second == 0), steps, second)
-    silent = rng.random(count) < SILENT
-    drawn = np.where(silent, np.nan, np.stack([first, second]) / steps)
+    drawn = np.where(rng.random(count) < silent, np.nan, np.stack([first, second]) / steps)
     return dict(zip(OBJECTIVES, drawn, strict=True))
 
 

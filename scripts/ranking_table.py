@@ -125,7 +125,8 @@ def made(args: RankingArguments, here: Split, seed: int, only: str | None) -> Pa
     chosen = preset(args.preset, args.set)
     run, inputs = here.run, here.run.inputs
     sasrec = SASRecSettings(epochs=args.sasrec_epochs)
-    sft = SFTSettings(slate_size=1, until=run.cut, history_length=args.history_length, seed=seed)
+    # Nobody here asks for a balance of objectives.
+    sft = SFTSettings(slate_size=1, until=run.cut, history_length=args.history_length, balance_share=0.0, seed=seed)
 
     def make_sasrec(place: Path) -> None:
         with Progress(console=Console(stderr=True)) as bar:

@@ -35,6 +35,12 @@ class SFTArguments(ModelArguments):
     word_share: float = field(
         default=0.5, metadata={"help": "requests in words and what fits them, per slate that people engaged with"}
     )
+    balance_share: float = field(
+        default=0.15,
+        metadata={
+            "help": "wanted balances of objectives and what roughly fits them, per slate that people engaged with"
+        },
+    )
     move_share: float = field(
         default=0.0, metadata={"help": "moves and slates that carry them out, per slate that people engaged with"}
     )
@@ -46,7 +52,12 @@ def stage(args: SFTArguments, given: SFTConfig | None = None) -> bool:
     run = open_run(Path(args.run))
     preset = args.resolved()
     settings = SFTSettings(
-        args.slate_size, run.cut, word_share=args.word_share, move_share=args.move_share, seed=args.model_seed
+        args.slate_size,
+        run.cut,
+        word_share=args.word_share,
+        balance_share=args.balance_share,
+        move_share=args.move_share,
+        seed=args.model_seed,
     )
     folder = run.folder / "policy" / "sft"
     changed = overridden(given)
@@ -57,10 +68,7 @@ def stage(args: SFTArguments, given: SFTConfig | None = None) -> bool:
         lesson = MessageLesson(run.message_log(), message_words(run.store.items()), decisions) if decisions else None
         train_sft(run.histories, run.decisions, run.catalog, preset, settings, temporary, config, lesson)
 
-    said = asdict(settings)
-    if not settings.move_share:
-        del said["move_share"]  # what was trained before there was such a thing is unchanged
-    config: dict[str, Any] = {"preset": preset.training("sft"), "settings": said, "trl": changed}
+    config: dict[str, Any] = {"preset": preset.training("sft"), "settings": asdict(settings), "trl": changed}
     if decisions:
         config["messages"] = decisions
     return build_on_ranks(folder, config=config, inputs=run.inputs, seed=args.model_seed, make=make)
