@@ -39,7 +39,7 @@ def tell_instead(tell: Callable[[Told], None] | None) -> None:
 
 def progress(*columns: ProgressColumn, transient: bool = False, disable: bool = False) -> Progress:
     """rich's Progress, to be used as a context, on standard error."""
-    if _tell is not None:
+    if _tell is not None and not disable:
         return _ToldProgress(_tell)
     return Progress(*columns, console=Console(stderr=True), transient=transient, disable=disable)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,6 @@ from eval.exposure import Exposure, Watched
 from eval.intervals import Floats, Interval, finite, from_influence, mean_interval, seeds_interval
 
 Json = dict[str, object]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -116,16 +115,8 @@ def load_rollout(folder: Path) -> Rollout:
     return Rollout(metrics, int(arrays["seed"]), RolloutSettings(), exposure, arrays.get("segments"))
 
 
-def in_order(policies: Mapping[str, T]) -> dict[str, T]:
-    """From where one starts to where one could end, the others in between in the order given."""
-    start, end = RolloutSettings.start, RolloutSettings.end
-    between = {name: one for name, one in policies.items() if name not in (start, end)}
-    first, last = ({name: policies[name]} if name in policies else {} for name in (start, end))
-    return {**first, **between, **last}
-
-
 def side_by_side(rollouts: Sequence[Rollout]) -> Rollout:
-    """Policies that were played one at a time, as if they had been played together.
+    """Policies that were played one at a time, in this order, as if they had been played together.
 
     Raises InputError unless all were played to the same listeners with the same luck.
     """
@@ -139,7 +130,7 @@ def side_by_side(rollouts: Sequence[Rollout]) -> Rollout:
     )
     if len(people) != 1 or not same:
         raise InputError("rollouts of other listeners or other luck cannot be compared: play these policies anew")
-    return replace(first, metrics=in_order(metrics), exposure=in_order(exposure))
+    return replace(first, metrics=metrics, exposure=exposure)
 
 
 def _equal(one: NDArray[np.int8] | None, other: NDArray[np.int8] | None) -> bool:

@@ -50,7 +50,7 @@ from eval.report.inputs import (
     ShownItem,
 )
 from eval.report.metrics import is_candidate
-from eval.rollout import Rollout, RolloutSettings, in_order, play
+from eval.rollout import Rollout, RolloutSettings, play
 from eval.rounds import LoggedRounds
 from eval.scorable import scorable
 from eval.slates import logged_by, plackett_luce_positions, plackett_luce_prefixes
@@ -94,25 +94,21 @@ class Judged:
 
 
 def world_rollout(
-    judged: Judged,
+    catalog: Catalog,
     world: str,
     world_seed: int,
     listeners: int,
+    policies: Mapping[str, SlatePolicy],
+    built_in: Sequence[str] = (),
     progress: Progress | None = None,
-    beside: Mapping[str, SlatePolicy] = MappingProxyType({}),
-    built_in: Sequence[str] = BUILT_IN,
 ) -> Rollout:
-    """Truth: every policy, those of the world that are `built_in`, and what is to be put `beside` them, played to fresh
-    listeners with the same luck.
-    """
+    """Truth: `policies`, and those of the world that are `built_in`, played to fresh listeners with the same luck."""
     settings = PRESETS[world].with_listeners(listeners)
     lived = lived_in(settings, world_seed, BURN_IN_DAYS, world_seed + FRESH_LISTENERS)
     evening, log = lived.branch(), lived.log()
     assert log.end is not None
-    segments = segments_at(log, judged.catalog.index_of, int(log.end.timestamp() * 1e6))
-    ours = {name: LanguageModelPolicy(name, spoken) for name, spoken in judged.speakers.items()}
-    worlds = {name: evening.built_in(name) for name in built_in}
-    played = in_order({**ours, **beside, **worlds})
+    segments = segments_at(log, catalog.index_of, int(log.end.timestamp() * 1e6))
+    played = {**policies, **{name: evening.built_in(name) for name in built_in}}
     return replace(play(evening, played, RolloutSettings(), world_seed, progress), segments=segments)
 
 

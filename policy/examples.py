@@ -11,7 +11,7 @@ Five kinds, all in the one prompt format:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +28,6 @@ from policy.checkpoint import Speaker
 from policy.hearing import askable
 from policy.moves import MOVES, move_of, relation_of
 from policy.prompt import Weights
-from policy.trade_off import Wants, draw_wants
 
 Example = dict[str, Any]  # input_ids and labels of one sequence, and what a collator is told beside
 
@@ -37,8 +36,7 @@ ENGAGED = ("complete", "save", "like", "convert")
 # How a name is said in lessons, how often with a slip of the finger, and how often by somebody without a history.
 _SENTENCES = ("{}", "{}", "something {}", "more {}", "some {}", "i want {}", "give me {}")
 _SLIPS = 0.2
-_BARE = 0.85
-_BALANCE_PRICE = 0.3  # of a nat, in standard deviations of an item's mark
+BARE = 0.85
 _FEW_TAKEN = 10  # interactions by which an item's share of those that went well is drawn to 0
 _MOVES_AT_ONCE, _MOVE_POOL = 256, 1024  # contexts, and items that a move's slate is made of
 WINDOW = 4  # engaged interactions looked at per slate place, to find K different items
@@ -125,7 +123,7 @@ def word_slates(
     """Alignment examples: contexts of `base` in which the listener names a tag, kind or creator, and K items that fit.
 
     `weight` (N,) says how often each item was engaged with; fitting items are drawn in proportion. Names come in
-    sentences and with a slip of the finger now and then. Most (`_BARE`) are said by somebody without a history: such a
+    sentences and with a slip of the finger now and then. Most (`BARE`) are said by somebody without a history: such a
     prompt is a sixth as long, and a word's meaning is the same for everybody. Empty when the catalog has no words.
     """
     rng = np.random.default_rng(seed)
@@ -142,7 +140,7 @@ def word_slates(
         keys = rng.exponential(size=len(pool)) / (weight[pool] + 1.0)  # exponential races draw without replacement
         slates[row] = pool[np.argsort(keys)[:size]]
     said = [_sentence(fitting[choice][0], rng) for choice in wanted.tolist()]
-    known = _forgotten(base.contexts.take(rows), rng.random(limit) < _BARE, said)
+    known = forgotten(base.contexts.take(rows), rng.random(limit) < BARE, said)
     return SlateExamples(known, slates, move_of(known.item, known.action, slates, catalog))
 
 
@@ -166,28 +164,6 @@ def marks(histories: Histories, until: int, items: int) -> dict[str, NDArray[np.
     }
     spreads = {name: float(mark.std()) for name, mark in found.items()}
     return {name: (mark - mark.mean()) / spreads[name] if spreads[name] else 0 * mark for name, mark in found.items()}
-
-
-def balance_slates(
-    base: SlateExamples, catalog: Catalog, marks: Mapping[str, NDArray[np.float64]], limit: int, seed: int
-) -> tuple[SlateExamples, Wants]:
-    """Alignment examples: `limit` contexts of `base`, what each wants of the objectives, and K items by that.
-
-    An item is drawn with probability exp(the sum of its `marks` (N,), weighed as wanted, / price). What a balance
-    really is only a reward can say, and an adapter that is tuned on one learns it (`policy.grpo`); but an adapter
-    cannot teach a model words that it has never met (rewards in context begin so too: Yang et al. 2024). Most are said
-    by somebody without a history, as in `word_slates`.
-    """
-    rng = np.random.default_rng(seed)
-    size = base.slates.shape[1]
-    limit = limit if len(base) and len(catalog) >= size else 0
-    wants = draw_wants(limit, rng, silent=0.0)
-    worth = sum((wants[name][:, None] * mark for name, mark in marks.items()), np.zeros((limit, len(catalog))))
-    keys = rng.gumbel(size=worth.shape) + worth / _BALANCE_PRICE  # Gumbel's top k draws without replacement
-    slates = np.argsort(-keys, axis=1)[:, :size].astype(np.int32)
-    rows = rng.integers(max(len(base), 1), size=limit)
-    known = _forgotten(base.contexts.take(rows), rng.random(limit) < _BARE, [None] * limit)
-    return SlateExamples(known, slates, move_of(known.item, known.action, slates, catalog)), wants
 
 
 @dataclass(frozen=True)
@@ -228,7 +204,7 @@ def _sentence(name: str, rng: np.random.Generator) -> str:
     return _SENTENCES[int(rng.integers(len(_SENTENCES)))].format(name)
 
 
-def _forgotten(contexts: Contexts, who: NDArray[np.bool_], steer: Sequence[str | None]) -> Contexts:
+def forgotten(contexts: Contexts, who: NDArray[np.bool_], steer: Sequence[str | None]) -> Contexts:
     """Contexts in which nothing is known of some listeners (B,), who say `steer`."""
     gone = who[:, None]
     return replace(

@@ -10,15 +10,22 @@ items does not know. A large catalog's draws are from the items that the log sho
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from data.catalog import Catalog
 from data.histories import Decisions
-from policy.examples import Requests
-from policy.trade_off import Reward, Wants
+from policy.examples import BARE, Requests, SlateExamples, forgotten
+from policy.moves import move_of
+from policy.trade_off import Reward, TradeOffReward, Wants, draw_wants
 
 CANDIDATES = 1024
+MARK_PRICE = 0.3  # of a nat, in standard deviations of an item's mark
 _AT_ONCE = 256
 
 
@@ -56,3 +63,31 @@ def candidates(decisions: Decisions, rows: NDArray[np.int64], most: int = CANDID
     counts = np.bincount(shown[shown >= 0])
     order = np.argsort(-counts, kind="stable")[: min(most, int((counts > 0).sum()))]
     return np.sort(order).astype(np.int64)
+
+
+def balance_slates(
+    base: SlateExamples,
+    catalog: Catalog,
+    among: NDArray[np.int64],
+    marked: Mapping[str, NDArray[np.float64]],
+    limit: int,
+    seed: int,
+) -> tuple[SlateExamples, Wants]:
+    """Alignment examples: `limit` contexts of `base`, what each wants of the objectives, and K items by that.
+
+    They are what a reward would show that adds up what items are `marked` with (objective -> (N,), `policy.examples`),
+    `among` these catalog rows. What a balance really is only a reward model can say, and an adapter that is tuned on
+    one learns it; but an adapter cannot teach a model words that it has never met (rewards in context begin so too:
+    Yang et al. 2024). Most are said by somebody without a history, as in `word_slates`.
+    """
+    rng = np.random.default_rng(seed)
+    wants = draw_wants(limit, rng, silent=0.0)
+    reward = TradeOffReward({name: partial(_marks_of, torch.from_numpy(mark)) for name, mark in marked.items()})
+    slates = propose(reward, np.arange(limit), among, base.slates.shape[1], MARK_PRICE, seed, wants)
+    rows = rng.integers(len(base), size=limit)
+    known = forgotten(base.contexts.take(rows), rng.random(limit) < BARE, [None] * limit)
+    return SlateExamples(known, slates, move_of(known.item, known.action, slates, catalog)), wants
+
+
+def _marks_of(mark: Tensor, rows: Tensor, slates: Tensor) -> Tensor:
+    return mark[slates].sum(-1)

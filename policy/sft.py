@@ -29,7 +29,6 @@ from data.histories import HISTORY_LENGTH, Decisions, Histories
 from policy.checkpoint import PolicySettings, Speaker, save_speaker, speaker
 from policy.examples import (
     Example,
-    balance_slates,
     engaged_rows,
     engaged_slates,
     history_blocks,
@@ -41,6 +40,7 @@ from policy.examples import (
 from policy.language_model import causal_model
 from policy.messaging.examples import MessageLesson, MixedCollator
 from policy.presets import Preset, base_model
+from policy.proposals import balance_slates, candidates
 from policy.start_rows import start_rows
 from policy.training import adapter, machine_arguments, with_progress, write_metrics
 from policy.vocabulary import extend_tokenizer
@@ -276,14 +276,12 @@ def _slates(
     if settings.move_share:
         far = move_slates(engaged, spoken.catalog, liked, int(len(engaged) * settings.move_share), settings.seed)
         examples += told(spoken, far, moves_given=True)
-    balances, wants = balance_slates(
-        engaged,
-        spoken.catalog,
-        marks(histories, settings.until, len(spoken.catalog)),
-        int(len(engaged) * settings.balance_share),
-        settings.seed,
-    )
-    return examples, told(spoken, words) + told(spoken, balances, wants)
+    taught = told(spoken, words)
+    among = candidates(decisions, np.flatnonzero(decisions.time < settings.until))
+    if (balances := int(len(engaged) * settings.balance_share)) and len(among) >= settings.slate_size:
+        marked = marks(histories, settings.until, len(spoken.catalog))
+        taught += told(spoken, *balance_slates(engaged, spoken.catalog, among, marked, balances, settings.seed))
+    return examples, taught
 
 
 def _adapted(spoken: Speaker, preset: Preset) -> PeftModel:

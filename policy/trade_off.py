@@ -20,7 +20,6 @@ from torch import Tensor
 from data.catalog import Catalog
 from data.errors import InputError
 from policy.checkpoint import Speaker, load_speaker
-from policy.slate_reward import SlateReward
 from policy.vocabulary import OBJECTIVES, WEIGHT_STEPS
 
 UNSAID = {"midterm": 1.0, "clicks": 0.0}  # what is wanted where nothing is said
@@ -50,7 +49,7 @@ def draw_wants(count: int, rng: np.random.Generator, silent: float = SILENT) -> 
 class TradeOffReward:
     """A reward per objective, each of unit variance under the logging policy, added up as each prompt wants it."""
 
-    parts: Mapping[str, SlateReward]
+    parts: Mapping[str, Callable[[Tensor, Tensor], Tensor]]
 
     def __post_init__(self) -> None:
         if set(self.parts) != set(OBJECTIVES):

@@ -29,18 +29,14 @@ from rich.console import Console
 from rich.table import Table
 from trl import TrlParser
 
-from data.artifacts import build
 from data.errors import InputError, exit_on_input_error
-from data.progress import progress
 from data.world import PRESETS
 from eval.exposure import Exposure
-from eval.rollout import Rollout, load_rollout, paired_json, save_rollout, world_json
-from eval.sections import Judged, world_rollout
+from eval.rollout import Rollout, paired_json, world_json
+from eval.sections import BUILT_IN
 from scripts import message_claims, play, train_grpo, train_ppo, train_weighted_sft
-from scripts.evaluate import adapters, best_of, speakers
-from scripts.opened import open_run
 from scripts.road import Stage, travel, workers_here
-from scripts.run import RunArguments, stages
+from scripts.run import RunArguments, played_stages, stages
 
 SHOWN = ("active_days_28", "returned_7d", "habit_28", "plays_per_session")
 PAIRS = (
@@ -125,35 +121,20 @@ def road(args: ClaimsArguments, seed: int) -> RunArguments:
 def one_seed(args: ClaimsArguments, seed: int, console: Console) -> Rollout:
     """Go the road with this seed, train what it is compared with, and play every policy."""
     given = road(args, seed)
-    folder = Path(given.run)
-    skipped = {"reports", *(f"policy/{name}" for name in args.leave_out)}
-    made = [*stages(given), *baselines(given)]
+    folder, model = Path(given.run), (given.run, given.preset, given.base_model, given.set)
+    trained = [
+        stage
+        for stage in [*stages(given), *baselines(given)]
+        if not stage.name.startswith(("played/", "reports"))
+        and stage.name.removeprefix("policy/") not in (*args.leave_out, "messages")
+    ]
+    tuned = [stage.name.removeprefix("policy/") for stage in trained if stage.name.startswith("policy/")]
+    names = [*sorted(tuned, key=lambda name: (name != "sft", "click" not in name, name))]
+    names += [play.BEST_OF] if args.best_of else []
+    truth = played_stages(model, [*names, *BUILT_IN], args.judged_listeners, args.best_of)
     console.rule(f"[bold]{args.world}, seed {seed}", align="left")
-    travel(
-        [stage for stage in made if stage.name not in skipped and not stage.name.startswith(play.PLAYED)],
-        given.workers or workers_here(),
-        folder,
-    )
-    run = open_run(folder)
-
-    def played(temporary: Path) -> None:
-        found = speakers(run.folder, run.catalog)
-        spoken = {name: speaker for name, speaker in found.items() if name not in args.leave_out}
-        judged = Judged(run.catalog, run.histories, run.decisions, run.cut, spoken)
-        beside = {"best_of": best_of(judged, run.folder, args.best_of)} if args.best_of else {}
-        with progress() as bar:
-            save_rollout(world_rollout(judged, args.world, seed, args.judged_listeners, bar, beside), temporary)
-
-    console.rule(f"[bold]{args.world}, seed {seed}: truth", align="left")
-    tuned = [path for name, path in adapters(folder).items() if name not in args.leave_out]
-    build(
-        folder / "truth",
-        config={"world": args.world, "listeners": args.judged_listeners, "best_of": args.best_of},
-        inputs=[folder / "policy" / "sft", *tuned, folder / "rewards" / "midterm"],
-        seed=seed,
-        make=played,
-    )
-    return load_rollout(folder / "truth")
+    travel([*trained, *truth], given.workers or workers_here(), folder)
+    return play.played(folder, names)
 
 
 def findings(world: str, rollouts: Sequence[Rollout]) -> dict[str, Any]:

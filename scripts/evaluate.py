@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from eval.messages import fresh_evening, play_messages, sent_by
 from eval.report import make_report
 from eval.report.inputs import Comparison, ExposureSection, IdLevel, ReportInputs, WorldSection
 from eval.report.summary import print_summary
-from eval.rollout import Rollout, load_rollout, side_by_side
+from eval.rollout import Rollout
 from eval.sections import (
     BUILT_IN,
     Judged,
@@ -53,7 +53,7 @@ from eval.sections import (
     world_rollout,
 )
 from eval.world_section import world_portrait
-from policy.best_of import BestOfPolicy
+from policy.agent import LanguageModelPolicy
 from policy.checkpoint import Speaker, load_speaker
 from policy.messaging.agent import LanguageModelMessages
 from policy.messaging.prompt import MessagePrompt, message_words
@@ -164,11 +164,6 @@ def speakers(run: Path, catalog: Catalog) -> dict[str, Speaker]:
     return loaded | {name: load_speaker(base, catalog, path) for name, path in adapters(run).items()}
 
 
-def best_of(judged: Judged, run: Path, draws: int) -> BestOfPolicy:
-    """The baseline that trains nothing: the best of so many slates drawn from SFT under the mid-term reward."""
-    return BestOfPolicy("best_of", judged.speakers["sft"], RewardModel.load(run / "rewards" / "midterm"), draws)
-
-
 def message_speakers(run: Path, catalog: Catalog, items: pl.DataFrame) -> dict[str, MessagePolicy]:
     """Every tuned policy of a run that decides on messages, in the words of its items; its own is called `policy`."""
     found: dict[str, MessagePolicy] = {}
@@ -190,12 +185,16 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
     rollout, others = None, None
     other = Path(args.compare) if args.compare else None
     if world is not None:
-        rollout = played(args, judged, run)
+        names = [*judged.speakers, *([play.BEST_OF] if args.best_of else [])]
+        for name in (*BUILT_IN, *names):
+            play.stage(play.PlayArguments(args.run, args.preset, args.base_model, args.set, name, draws=args.best_of))
+        rollout = play.played(run.folder, names)
         if other is not None and fingerprint(other / "logs") == fingerprint(run.folder / "logs"):
             # Means of two reports differ by their listeners too: only the same ones tell the models apart.
-            theirs = replace(judged, speakers=speakers(other, Catalog.load(other / "catalog")))
+            catalog, people = Catalog.load(other / "catalog"), preset.rollout_listeners
+            theirs = {name: LanguageModelPolicy(name, spoken) for name, spoken in speakers(other, catalog).items()}
             with clock.lap("rollouts of the other run"), progress() as bar:
-                others = world_rollout(theirs, world, origin["seed"], preset.rollout_listeners, bar)
+                others = world_rollout(catalog, world, origin["seed"], people, theirs, BUILT_IN, bar)
     with progress() as bar:
         task = bar.add_task("judging", total=None)
         bar.update(task, description="ranking the next item")
@@ -254,21 +253,6 @@ def write_report(args: EvaluateArguments, run: Opened, folder: Path) -> None:
         manifest={"logs": {key: origin[key] for key in ("config", "seed")}, "packages": origin["packages"]},
     )
     make_report(inputs, folder)
-
-
-def played(args: EvaluateArguments, judged: Judged, run: Opened) -> Rollout:
-    """Every policy played in the run's world; those that have not been are now (scripts/play.py)."""
-    rollouts, origin = [], manifest(run.folder / "logs")
-    for name in (*judged.speakers, *BUILT_IN):
-        play.stage(play.PlayArguments(args.run, args.preset, args.base_model, args.set, policy=name))
-        rollouts.append(load_rollout(run.folder / play.PLAYED / name))
-    if args.best_of:
-        beside = {"best_of": best_of(judged, run.folder, args.best_of)}
-        alone, listeners = replace(judged, speakers={}), args.resolved().rollout_listeners
-        with progress() as bar:
-            world, seed = origin["config"]["world"], origin["seed"]
-            rollouts.append(world_rollout(alone, world, seed, listeners, bar, beside, built_in=()))
-    return side_by_side(rollouts)
 
 
 def logging_scores(world: str, seed: int) -> Callable[[Contexts], NDArray[np.floating]]:

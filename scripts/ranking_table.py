@@ -59,6 +59,9 @@ from scripts.opened import Opened, open_run
 DAY = 86_400.0
 K = 10
 FLOOR = "transition count"
+# A hit is worth less than a slate's reward, in whose unit the default price of a nat of entropy is: at that price GRPO
+# grew less sure and nothing else (on the watch's prompts, before the cut).
+GRPO = {"entropy_coef": 0.0}
 PARTS = ("sasrec", "sft", "grpo", "ranked")
 
 
@@ -161,6 +164,7 @@ def made(args: RankingArguments, here: Split, seed: int, only: str | None) -> Pa
             chosen,
             settings,
             place,
+            changed=GRPO,
             title=f"GRPO, seed {seed}",
         )
 
@@ -174,7 +178,7 @@ def made(args: RankingArguments, here: Split, seed: int, only: str | None) -> Pa
     stages: dict[str, tuple[dict[str, Any], list[Path], Any]] = {
         "sasrec": (asdict(sasrec), inputs, make_sasrec),
         "sft": (said | asdict(sft), inputs, make_sft),
-        "grpo": ({"preset": chosen.training("grpo")}, [*inputs, folder / "sft"], make_grpo),
+        "grpo": ({"preset": chosen.training("grpo"), "trl": GRPO}, [*inputs, folder / "sft"], make_grpo),
         "ranked": ({"asked": args.asked}, ranked_of, make_ranked),
     }
     for name in [only] if only else PARTS:

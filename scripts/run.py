@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from data.artifacts import run_lock
 from data.errors import exit_on_input_error
 from data.world import PRESETS
 from eval.report.summary import print_summary
+from eval.sections import BUILT_IN
 from scripts import (
     build_catalog,
     build_outcomes,
@@ -110,13 +111,27 @@ def stages(args: RunArguments) -> list[Stage]:
             Stage("policy/messages", partial(train_messages.stage, decided), ("policy/sft", "rewards/messages")),
         ]
     if args.logs is None:
-        made += [
-            Stage(f"played/{name}", partial(play.stage, play.PlayArguments(*model, policy=name)), (f"policy/{name}",))
-            for name in ("sft", "grpo", "dpo", "dpo_click", "ppo")
-        ]
+        made += played_stages(model, ("sft", "grpo", "dpo", "dpo_click", "ppo", *BUILT_IN))
     judged = evaluate.EvaluateArguments(*model, compare=args.compare, eval_seed=seed)
     everything = tuple(stage.name for stage in made)
     return [*made, Stage("reports", partial(evaluate.stage, judged), everything)]
+
+
+def played_stages(
+    model: tuple[str, str, str | None, list[str]], names: Iterable[str], listeners: int = 0, draws: int = 0
+) -> list[Stage]:
+    """What plays these policies, trained on the same road or not at all; `listeners` and `draws` as in scripts/play.py.
+
+    model: run, preset, base model and changed fields, as in `ModelArguments`.
+    """
+    return [
+        Stage(
+            f"{play.PLAYED}/{name}",
+            partial(play.stage, play.PlayArguments(*model, name, listeners, draws)),
+            ("policy/sft", "rewards/midterm") if name == play.BEST_OF else ("catalog", f"policy/{name}"),
+        )
+        for name in names
+    ]
 
 
 def go(args: RunArguments) -> list[Taken]:
@@ -135,7 +150,7 @@ def print_times(took: Sequence[Taken], wall: float) -> None:
     for one in took:
         table.add_row(one.name, f"{one.seconds:.1f}", "" if one.made else "unchanged")
     added = sum(one.seconds for one in took)
-    beside = f"{added:.1f} one after the other" if added > 1.05 * wall else ""
+    beside = f"{added:.1f} added up" if added > 1.05 * wall else ""
     table.add_row("in all", f"{wall:.1f}", beside, style="bold")
     Console().print(table)
 

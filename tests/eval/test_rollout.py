@@ -52,7 +52,7 @@ def test_the_oracle_brings_people_back_and_the_click_policy_gets_the_plays(rollo
 
 
 def test_policies_played_one_at_a_time_are_as_if_played_together(world: World, rollout: Rollout) -> None:
-    alone = [play(world, {name: world.built_in(name)}, SETTINGS, seed=0) for name in ("oracle", "random", "logging")]
+    alone = [play(world, {name: world.built_in(name)}, SETTINGS, seed=0) for name in ("logging", "random", "oracle")]
     together = side_by_side(alone)
     assert list(together.metrics) == list(together.exposure) == ["logging", "random", "oracle"]
     for name, by in together.metrics.items():

@@ -1,6 +1,5 @@
 """Packed histories: no history sees its neighbour, none is lost, and a repeated pass may be thinned. Moves: a slate
-carries out the move that is said before it, which itself is not learned. Balances: what is wanted is what is drawn, and
-what was taught of it is heard.
+carries out the move that is said before it, which itself is not learned. Marks: what a log says of an item.
 """
 
 from dataclasses import replace
@@ -11,11 +10,10 @@ import torch
 
 from data.histories import Histories
 from data.schema import ACTIONS
-from policy.examples import SlateExamples, balance_slates, history_blocks, marks, move_slates, told
+from policy.examples import SlateExamples, history_blocks, marks, move_slates, told
 from policy.moves import MOVES, move_of
-from policy.presets import NANO
 from policy.prompt import neutral_contexts
-from policy.sft import PartsCollator, dropped_out, imitate, sft_config
+from policy.sft import PartsCollator, dropped_out
 from tests.policy.test_language_model import make_speaker
 
 ITEMS = 40
@@ -128,7 +126,7 @@ def test_marks_are_what_a_log_says_of_an_item_before_the_cut() -> None:
     log.action[:] = np.repeat([code["skip"], code["complete"], code["play"]], [200, 50, 50])
     found = marks(log, LATER, 4)
     assert all(mark.mean() == pytest.approx(0) and mark.std() == pytest.approx(1) for mark in found.values())
-    assert found["clicks"].argsort().tolist()[2:] == [2, 0] or found["clicks"][1] == found["clicks"][2]
+    assert found["clicks"][1] == found["clicks"][2]
     assert found["clicks"].argmax() == 0
     assert found["clicks"].argmin() == 3
     assert found["midterm"].argmax() == 1
@@ -138,52 +136,3 @@ def test_marks_are_what_a_log_says_of_an_item_before_the_cut() -> None:
     assert early["clicks"][2] == early["clicks"][3], "what came after the cut says nothing"
     log.action[:] = code["play"]
     assert marks(log, LATER, 4)["midterm"].tolist() == [0.0] * 4
-
-
-def opposed(items: int) -> dict[str, np.ndarray]:
-    mark = np.linspace(-1.7, 1.7, items)
-    return {"midterm": mark, "clicks": -mark}
-
-
-def test_a_balances_slate_is_drawn_by_what_is_wanted(make_catalog) -> None:
-    spoken = make_speaker(make_catalog(ITEMS), slate_size=2)
-    base = SlateExamples(neutral_contexts([None] * 9), np.zeros((9, 2), np.int32), np.zeros(9, np.int8))
-    lesson, wants = balance_slates(base, spoken.catalog, opposed(ITEMS), 4000, 0)
-    assert lesson.slates.shape == (4000, 2)
-    assert (lesson.slates[:, 0] != lesson.slates[:, 1]).all()
-    assert not np.isnan(wants["midterm"]).any(), "every one of these prompts says what it wants"
-    lean = wants["midterm"] - wants["clicks"]
-    shown = opposed(ITEMS)["midterm"][lesson.slates].mean(1)
-    means = [shown[lean == step].mean() for step in (-1.0, -0.5, 0.0, 0.5, 1.0)]
-    assert np.all(np.diff(means) > 0.2)
-    assert means[-1] == pytest.approx(-means[0], abs=0.1)
-    worth = np.exp(opposed(ITEMS)["midterm"] / 0.3)
-    first = opposed(ITEMS)["midterm"][lesson.slates[lean == 1.0, 0]].mean()
-    assert first == pytest.approx((worth * opposed(ITEMS)["midterm"]).sum() / worth.sum(), abs=0.05)
-    assert len(balance_slates(base, spoken.catalog, opposed(ITEMS), 0, 0)[0]) == 0
-
-
-def test_a_balance_that_was_taught_is_heard(make_catalog, tmp_path) -> None:
-    spoken = make_speaker(make_catalog(ITEMS), slate_size=2)
-    mark = torch.from_numpy(opposed(ITEMS)["midterm"])
-    base = SlateExamples(neutral_contexts([None] * 9), np.zeros((9, 2), np.int32), np.zeros(9, np.int8))
-
-    def shown() -> list[float]:
-        found = []
-        for weight in (0.0, 0.5, 1.0):
-            ids, mask = spoken.prompt.encode(neutral_contexts([None] * 50), {"midterm": weight, "clicks": 1 - weight})
-            drawn = spoken.legal.draw(ids, mask, samples=8, generator=torch.Generator().manual_seed(0))
-            found.append(mark[spoken.grammar.decode(drawn.tokens.flatten(0, 1))[1]].mean().item())
-        return found
-
-    untaught = shown()
-    lesson, wants = balance_slates(base, spoken.catalog, opposed(ITEMS), 4000, 0)
-    config = sft_config(NANO, tmp_path, 0, {"per_device_train_batch_size": 16, "learning_rate": 3e-3})
-    imitate(spoken, spoken.model, told(spoken, lesson, wants), config, "balances", "words")
-    spoken.model.eval()
-    clicks, both, midterm = shown()
-    assert abs(untaught[2] - untaught[0]) < 0.3
-    # Half-way between deaf, 0, and what so small a model learns of the lesson, .8.
-    assert clicks < -0.4
-    assert midterm > 0.4
-    assert clicks < both < midterm

@@ -1,16 +1,25 @@
-"""What a reward would show itself: the draw is the softmax it says, and a policy that imitates it starts nearer."""
+"""What a reward would show itself: the draw is the softmax it says, and a policy that imitates it starts nearer.
+Balances: what is wanted is what is drawn, and what was taught of it is heard.
+"""
 
 import json
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
-from policy.examples import Requests, made_up_requests
+from policy.examples import Requests, SlateExamples, made_up_requests, told
 from policy.grpo import GroupSettings, train_group
-from policy.proposals import candidates, propose
+from policy.presets import NANO
+from policy.prompt import neutral_contexts
+from policy.proposals import balance_slates, candidates, propose
+from policy.sft import imitate, sft_config
 from policy.watch import WatchSettings
 from tests.policy.test_grpo import SMALL, likes_even
+from tests.policy.test_language_model import make_speaker
+
+ITEMS = 40
 
 
 def test_the_first_item_is_drawn_as_the_softmax_of_its_reward() -> None:
@@ -101,3 +110,53 @@ def test_a_policy_that_imitates_first_starts_nearer_and_is_measured_against_sft(
     first_kl = next(line["kl"] for line in lines("lesson") if "kl" in line)
     assert first_kl > 0.01, "the reference is SFT, not where the lesson left off"
     assert lines("lesson")[-1]["watch/best_step"] == 0, "nothing is twice as varied as SFT, so nothing later is kept"
+
+
+def opposed(items: int) -> dict[str, np.ndarray]:
+    mark = np.linspace(-1.7, 1.7, items)
+    return {"midterm": mark, "clicks": -mark}
+
+
+def test_a_balances_slate_is_drawn_by_what_is_wanted(make_catalog) -> None:
+    spoken = make_speaker(make_catalog(ITEMS), slate_size=2)
+    base = SlateExamples(neutral_contexts([None] * 9), np.zeros((9, 2), np.int32), np.zeros(9, np.int8))
+    lesson, wants = balance_slates(base, spoken.catalog, np.arange(ITEMS), opposed(ITEMS), 4000, 0)
+    assert lesson.slates.shape == (4000, 2)
+    assert (lesson.slates[:, 0] != lesson.slates[:, 1]).all()
+    assert not np.isnan(wants["midterm"]).any(), "every one of these prompts says what it wants"
+    lean = wants["midterm"] - wants["clicks"]
+    shown = opposed(ITEMS)["midterm"][lesson.slates].mean(1)
+    means = [shown[lean == step].mean() for step in (-1.0, -0.5, 0.0, 0.5, 1.0)]
+    assert np.all(np.diff(means) > 0.2)
+    assert means[-1] == pytest.approx(-means[0], abs=0.1)
+    worth = np.exp(opposed(ITEMS)["midterm"] / 0.3)
+    first = opposed(ITEMS)["midterm"][lesson.slates[lean == 1.0, 0]].mean()
+    assert first == pytest.approx((worth * opposed(ITEMS)["midterm"]).sum() / worth.sum(), abs=0.05)
+    few, _ = balance_slates(base, spoken.catalog, np.array([3, 7]), opposed(ITEMS), 50, 0)
+    assert set(few.slates.flatten().tolist()) == {3, 7}
+
+
+def test_a_balance_that_was_taught_is_heard(make_catalog, tmp_path) -> None:
+    spoken = make_speaker(make_catalog(ITEMS), slate_size=2)
+    mark = torch.from_numpy(opposed(ITEMS)["midterm"])
+    base = SlateExamples(neutral_contexts([None] * 9), np.zeros((9, 2), np.int32), np.zeros(9, np.int8))
+
+    def shown() -> list[float]:
+        found = []
+        for weight in (0.0, 0.5, 1.0):
+            ids, mask = spoken.prompt.encode(neutral_contexts([None] * 50), {"midterm": weight, "clicks": 1 - weight})
+            drawn = spoken.legal.draw(ids, mask, samples=8, generator=torch.Generator().manual_seed(0))
+            found.append(mark[spoken.grammar.decode(drawn.tokens.flatten(0, 1))[1]].mean().item())
+        return found
+
+    untaught = shown()
+    lesson, wants = balance_slates(base, spoken.catalog, np.arange(ITEMS), opposed(ITEMS), 4000, 0)
+    config = sft_config(NANO, tmp_path, 0, {"per_device_train_batch_size": 16, "learning_rate": 3e-3})
+    imitate(spoken, spoken.model, told(spoken, lesson, wants), config, "balances", "words")
+    spoken.model.eval()
+    clicks, both, midterm = shown()
+    assert abs(untaught[2] - untaught[0]) < 0.3
+    # Half-way between deaf, 0, and what so small a model learns of the lesson, .8.
+    assert clicks < -0.4
+    assert midterm > 0.4
+    assert clicks < both < midterm
