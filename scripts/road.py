@@ -1,10 +1,10 @@
 """Stages that need one another, made one after the other or several at once.
 
-A small model hardly gains from a second thread, so two trainings on a thread each are done sooner than one after the
-other on both: a small road on two shared cores took 407 s instead of 433. Every stage is made in a process of its own then, forked off one that has imported everything once; what it prints goes
-to a file, its progress to the one display of the parent. A stage that fails stops the others; when the parent dies, by
-whatever, they follow. How many threads a stage gets does not depend on what happens to run beside it, so that the same
-machine makes the same bytes.
+What does not gain by a second thread is done sooner two at a time: rewards, rollouts, less so adapters. Every stage is
+made in a process of its own then, forked off one that has imported everything once; what it prints goes to a file, its
+progress to the one display of the parent. A stage that fails stops the others; when the parent dies, by whatever, they
+follow. How many threads a stage gets does not depend on what happens to run beside it, so that the same machine makes
+the same bytes: all of them where every other stage comes before or after it, else a worker's share.
 """
 
 from __future__ import annotations
