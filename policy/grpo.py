@@ -42,12 +42,13 @@ from policy.sft import imitate, sft_config
 from policy.slate_reward import item_credits
 from policy.trade_off import Reward, Wants, draw_wants
 from policy.training import machine_arguments, speaker_to_tune, with_progress, write_metrics
-from policy.watch import KLTarget, Watch, WatchSettings, check_kl_target, train_watched
+from policy.watch import EntropyTarget, KLTarget, Watch, WatchSettings, check_kl_target, train_watched
 
 METHODS = ("grpo", "rloo")
 CREDITS = ("item", "slate")
 BETA = {"grpo": 0.03, "rloo": 0.15}  # in the reward's unit, a nat of divergence from the reference
 ENTROPY = 0.12  # the same, a nat of entropy, which is GRPO's only: TRL's RLOO has no such term
+ENTROPY_MARGIN = 1.2  # the entropy that is steered to, over the least that is kept
 OBEYING = 1.0  # what an item is worth, in the reward's unit, to somebody who asked for its like
 REFERENCE = "ref"  # what TRL calls its copy of the adapter that training starts from
 
@@ -183,6 +184,10 @@ class SlateGRPOTrainer(_SlateTrainer, GRPOTrainer):
 
     credits: Tensor | None = None  # (B, K) of the last rewards, in their order
 
+    def ask_for_entropy(self, price: float) -> None:
+        """Pay this much for a nat of entropy from the next step on."""
+        self.entropy_coef = price
+
     def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
         return self.rollouts.draw(self._asked), None
 
@@ -292,9 +297,8 @@ def train_group(
     `reward` scores slates for `decisions`, row by row. `changed`: fields of TRL's config to set otherwise.
     """
     spoken, model = speaker_to_tune(base, catalog, start, preset, settings.seed)
-    config = group_config(
-        settings.method, preset, folder, settings.group, spoken.grammar.length, settings.seed, changed
-    )
+    length = spoken.grammar.length
+    config = group_config(settings.method, preset, folder, settings.group, length, settings.seed, changed)
     rng = np.random.default_rng(settings.seed)
     eligible = np.flatnonzero(decisions.time < settings.until)
     wanted = -(-preset.grpo_slates // settings.group)
@@ -323,9 +327,10 @@ def train_group(
     watch = Watch.beside(
         spoken, reward, histories, decisions, settings.until, rows, settings.watch, settings.seed, settings.trade_off
     )
+    if watch is not None:
+        watch.begin()
     if settings.lesson and preset.grpo_lesson:
         if watch is not None:
-            watch.begin()
             eligible = np.setdiff1d(eligible, watch.held_out.rows)
         price = config.beta + getattr(config, "entropy_coef", 0.0)
         examples = _proposed(spoken, histories, decisions, eligible, reward, price, preset.grpo_lesson, settings)
@@ -335,7 +340,10 @@ def train_group(
         imitate(spoken, model, examples, lesson, f"{title}: what the reward would show", "proposals")
     trainer = group_trainer(Rollouts(spoken, prompts, anchors), slate_reward, config)
     if settings.kl_target is not None:
-        trainer.add_callback(KLTarget(trainer.steer, settings.kl_target, spoken.grammar.length))
+        trainer.add_callback(KLTarget(trainer.steer, settings.kl_target, length))
+    least = settings.watch.least_entropy * (0.0 if watch is None else watch.first.entropy)
+    if isinstance(trainer, SlateGRPOTrainer) and least > 0 and "entropy_coef" not in changed:
+        trainer.add_callback(EntropyTarget(trainer.ask_for_entropy, ENTROPY, ENTROPY_MARGIN * least, length))
     train_watched(with_progress(trainer, title), watch)
     write_metrics(trainer, folder, settings.method)
     save_adapter(model, folder)

@@ -4,7 +4,8 @@ A policy tuned against a learned reward goes on gaining reward after it has stop
 Hilton 2023), and forgets what comes next. Every few steps the watch draws slates for listeners' moments that training
 does not see. It keeps the adapter with the best held-out reward, and stops when that has not risen for a while, or when
 next-item ranking has fallen below a share of where it began. `KLTarget` steers the penalty so that the divergence from
-the reference stays about where it is wanted.
+the reference stays about where it is wanted, `EntropyTarget` what is paid for entropy so that a policy gets as sure as
+it may.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from policy.examples import next_engaged
 from policy.trade_off import Reward, Wants, draw_wants
 
 KL_STEP = 0.1
+ENTROPY_GAIN = 5.0
 RANKED = 10
 
 
@@ -246,6 +248,33 @@ class KLTarget(TrainerCallback):
         else:
             return
         self.steer(1 + KL_STEP * float(np.clip(kl / self.target - 1, -0.2, 0.2)))
+
+
+class EntropyTarget(TrainerCallback):
+    """Pays for entropy by how near it is to the least that is wanted, so that how sure a policy gets does not depend on
+    how much its reward tells slates apart.
+
+    A fixed price (Ziebart 2010) makes the one policy broader than it need be and another narrower than it may; Haarnoja
+    et al. 2018 (Soft Actor-Critic Algorithms and Applications, section 5) learn the price for a wanted entropy. Entropy
+    follows its price within a step or two here, so the price is in proportion to what is missing: price x (1 + 5 (1 -
+    entropy / target)), and none where that is below 0. `target` is in nats per completion of `length` tokens; `ask`
+    takes the price of a nat.
+    """
+
+    def __init__(self, ask: Callable[[float], object], price: float, target: float, length: int) -> None:
+        self.ask, self.price, self.target, self.length = ask, price, target, length
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if "entropy" in (told := logs or {}):  # a mean over tokens
+            missing = 1 - float(told["entropy"]) * self.length / self.target
+            self.ask(self.price * max(0.0, 1 + ENTROPY_GAIN * missing))
 
 
 def check_kl_target(target: float | None) -> None:

@@ -22,6 +22,7 @@ from policy.grpo import (
 )
 from policy.presets import NANO
 from policy.slate_reward import item_credits
+from policy.watch import WatchSettings
 from tests.policy.serving.tiny_run import ITEMS, SLATE
 
 SMALL = replace(NANO, grpo_slates=640, grpo_batch=64, grpo_lr=1e-2, lora_rank=4)
@@ -79,6 +80,21 @@ def test_an_adapter_that_goes_on_keeps_the_base_as_its_reference(run, tmp_path) 
     train_group(folder / "policy" / "sft", start, histories, decisions, catalog, likes_even, short, settings, tmp_path)
     first = json.loads((tmp_path / "training.jsonl").read_text().splitlines()[0])
     assert first["kl"] > 0.1, "a random adapter is far from the base"
+
+
+def test_certainty_is_free_until_the_policy_is_nearly_as_narrow_as_it_may_be(run, tmp_path) -> None:
+    folder, catalog, histories, decisions = run
+    base, few = folder / "policy" / "sft", replace(SMALL, grpo_slates=4 * 16, grpo_batch=16)
+    entropy, price = {}, {}
+    for least in (0.2, 0.9):
+        (place := tmp_path / str(least)).mkdir()
+        settings = GroupSettings(until=LATER, watch=WatchSettings(every=100, prompts=16, least_entropy=least))
+        train_group(base, None, histories, decisions, catalog, likes_even, few, settings, place, {"max_steps": 25})
+        lines = [json.loads(line) for line in (place / "training.jsonl").read_text().splitlines()]
+        last = [line for line in lines if "entropy_coef" in line][-5:]
+        entropy[least], price[least] = (np.mean([line[name] for line in last]) for name in ("entropy", "entropy_coef"))
+    assert entropy[0.9] > entropy[0.2]
+    assert price[0.9] > price[0.2] == 0.0
 
 
 def test_a_group_is_drawn_from_one_prompt_and_its_anchor_is_what_was_logged(run) -> None:

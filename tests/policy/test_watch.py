@@ -13,7 +13,7 @@ from policy.checkpoint import load_speaker
 from policy.grpo import GroupSettings, train_group
 from policy.ppo import PPOSettings, train_ppo
 from policy.presets import NANO
-from policy.watch import HeldOut, KLTarget, TrainingEndError, Watch, WatchSettings
+from policy.watch import EntropyTarget, HeldOut, KLTarget, TrainingEndError, Watch, WatchSettings
 from tests.policy.test_grpo import likes_even
 
 LATER = 2**62
@@ -104,3 +104,12 @@ def test_the_penalty_grows_when_the_policy_is_too_far_and_shrinks_when_it_is_nea
     target.on_log(None, None, None, {"loss": 1.0})
     assert told == [pytest.approx(change)] * 2
     assert math.isfinite(change)
+
+
+@pytest.mark.parametrize(("entropy", "price"), [(20.0, 0.1), (24.0, 0.0), (40.0, 0.0), (18.0, 0.15), (10.0, 0.35)])
+def test_a_nat_costs_more_the_more_of_the_wanted_entropy_is_missing(entropy, price) -> None:
+    told = []
+    target = EntropyTarget(told.append, price=0.1, target=20.0, length=16)
+    target.on_log(None, None, None, {"entropy": entropy / 16})
+    target.on_log(None, None, None, {"loss": 1.0})
+    assert told == [pytest.approx(price)]
