@@ -39,12 +39,12 @@ class Preset:
 
     hidden, layers, heads: size of a model trained from scratch (ignored for pretrained ones; a head is 32 wide, the
     narrowest that vLLM's CPU attention takes). history_passes: passes over packed histories before SFT.
-    history_thinning: share of interactions left out of a repeated pass; history_dropout: of the residual stream; both
-    are for many passes over a small log. sft_slates, dpo_prompts, dpo_pairs, ppo_episodes, grpo_lesson (slates that the
-    reward would show, imitated first), grpo_slates, weighted_slates, message_lesson: how many of each. samples: slates
-    drawn per DPO prompt. batch: sequences per optimiser step. *_lr: learning rates. lora_rank: rank of every adapter.
-    ranking_cases, rollout_listeners, off_policy_rounds (logged decisions valued): how much evaluation the model's speed
-    allows.
+    history_thinning: share of interactions left out of a repeated pass; sft_dropout: of the residual stream, in all of
+    SFT; both are for many passes over a small log. sft_slates, dpo_prompts, dpo_pairs, ppo_episodes, grpo_lesson
+    (slates that the reward would show, imitated first), grpo_slates, weighted_slates, message_lesson: how many of each.
+    samples: slates drawn per DPO prompt. batch: sequences per optimiser step. *_lr: learning rates. lora_rank: rank of
+    every adapter. ranking_cases, rollout_listeners, off_policy_rounds (logged decisions valued): how much evaluation
+    the model's speed allows.
     """
 
     name: str
@@ -55,9 +55,9 @@ class Preset:
     text_tokens: int = 1024
     history_passes: float = 1.0
     history_thinning: float = 0.0
-    history_dropout: float = 0.0
     sft_slates: int = 9_000
     sft_lr: float = 2e-3
+    sft_dropout: float = 0.0
     batch: int = 64
     lora_rank: int = 16
     dpo_prompts: int = 1_000

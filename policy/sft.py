@@ -114,6 +114,27 @@ def train_sft(
     start_rows(model, tokenizer, vocabulary, catalog, settings.seed, pretrained=preset.pretrained)
     bound = PolicySettings(preset.name, catalog.version, settings.slate_size, settings.history_length)
     spoken = speaker(model, tokenizer, vocabulary, catalog, bound)
+    with dropped_out(spoken.legal, preset.sft_dropout):
+        trained = _taught(spoken, histories, decisions, preset, settings, config, folder, messages)
+    whole: Any = cast(Any, trained).merge_and_unload() if isinstance(trained, PeftModel) else model
+    whole.eval()
+    done = replace(spoken, model=whole)
+    save_speaker(done, folder)
+    return done
+
+
+def _taught(
+    spoken: Speaker,
+    histories: Histories,
+    decisions: Decisions,
+    preset: Preset,
+    settings: SFTSettings,
+    config: SFTConfig,
+    folder: Path,
+    messages: MessageLesson | None,
+) -> PreTrainedModel | PeftModel:
+    """All lessons in their order; the model that took them, in place."""
+    model = spoken.model
     if preset.history_passes > 0:
         _read_histories(spoken, histories, preset, settings, config, folder)
     trained = _adapted(spoken, preset) if preset.pretrained else model
@@ -127,13 +148,10 @@ def train_sft(
     if messages is not None:
         examples += messages.examples(spoken, settings.until, settings.seed)
         examples = [{"allowed": None, **example} for example in examples]  # the first one says which columns there are
-    collator = None if messages is None else MixedCollator(int(tokenizer.pad_token_id), messages.most)
+    pad = int(spoken.tokenizer.pad_token_id)
+    collator = None if messages is None else MixedCollator(pad, messages.most)
     imitate(spoken, trained, examples, config, f"SFT {preset.name}: slates", "slates", collator)
-    whole: Any = cast(Any, trained).merge_and_unload() if isinstance(trained, PeftModel) else model
-    whole.eval()
-    done = replace(spoken, model=whole)
-    save_speaker(done, folder)
-    return done
+    return trained
 
 
 def _read_histories(
@@ -169,8 +187,7 @@ def _read_histories(
         processing_class=spoken.tokenizer,
         data_collator=PartsCollator(int(spoken.tokenizer.pad_token_id)),
     )
-    with dropped_out(spoken.legal, preset.history_dropout):
-        with_progress(trainer, f"SFT {preset.name}: histories").train()
+    with_progress(trainer, f"SFT {preset.name}: histories").train()
     write_metrics(trainer, folder, "histories")
 
 

@@ -52,7 +52,7 @@ from policy.examples import next_engaged
 from policy.grpo import GroupSettings, train_group
 from policy.next_item_reward import NextItemReward
 from policy.presets import preset
-from policy.sft import SFTSettings, train_sft
+from policy.sft import SFTSettings, sft_config, train_sft
 from scripts import build_catalog, ingest
 from scripts.opened import Opened, open_run
 
@@ -81,6 +81,8 @@ class RankingArguments:
     set: list[str] = field(default_factory=list, metadata={"help": "preset fields to change"})
     sasrec_epochs: int = field(default=60, metadata={"help": "epochs of SASRec at most"})
     history_length: int = field(default=20, metadata={"help": "items of a history in the prompt"})
+    sft_passes: float = field(default=1.0, metadata={"help": "SFT's passes over the slates, after the histories"})
+    word_share: float = field(default=0.1, metadata={"help": "SFT's examples in words per slate"})
     asked: int = field(default=500, metadata={"help": "validation users that the prior's weight is chosen on"})
     only: str | None = field(default=None, metadata={"help": f"make one part and print nothing: {', '.join(PARTS)}"})
     json: bool = field(default=False, metadata={"help": "one JSON line on standard output, all else on standard error"})
@@ -128,8 +130,16 @@ def made(args: RankingArguments, here: Split, seed: int, only: str | None) -> Pa
     chosen = preset(args.preset, args.set)
     run, inputs = here.run, here.run.inputs
     sasrec = SASRecSettings(epochs=args.sasrec_epochs)
-    # Nobody here asks for a balance of objectives.
-    sft = SFTSettings(slate_size=1, until=run.cut, history_length=args.history_length, balance_share=0.0, seed=seed)
+    # Nobody here asks for anything in words, or for a balance of objectives.
+    sft = SFTSettings(
+        slate_size=1,
+        until=run.cut,
+        history_length=args.history_length,
+        word_share=args.word_share,
+        balance_share=0.0,
+        seed=seed,
+    )
+    trl = {"num_train_epochs": args.sft_passes}
 
     def make_sasrec(place: Path) -> None:
         with Progress(console=Console(stderr=True)) as bar:
@@ -148,7 +158,8 @@ def made(args: RankingArguments, here: Split, seed: int, only: str | None) -> Pa
         torch.save(model.state_dict(), place / "weights.pt")
 
     def make_sft(place: Path) -> None:
-        train_sft(run.histories, run.decisions, run.catalog, chosen, sft, place)
+        config = sft_config(chosen, place, seed, trl)
+        train_sft(run.histories, run.decisions, run.catalog, chosen, sft, place, config)
 
     def make_grpo(place: Path) -> None:
         rows, answers = next_engaged(run.histories, run.decisions, 1, run.cut)
@@ -177,7 +188,7 @@ def made(args: RankingArguments, here: Split, seed: int, only: str | None) -> Pa
     ranked_of = [*inputs, *(folder / part for part in PARTS[:3])]
     stages: dict[str, tuple[dict[str, Any], list[Path], Any]] = {
         "sasrec": (asdict(sasrec), inputs, make_sasrec),
-        "sft": (said | asdict(sft), inputs, make_sft),
+        "sft": (said | asdict(sft) | trl, inputs, make_sft),
         "grpo": ({"preset": chosen.training("grpo"), "trl": GRPO}, [*inputs, folder / "sft"], make_grpo),
         "ranked": ({"asked": args.asked}, ranked_of, make_ranked),
     }
