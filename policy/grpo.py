@@ -232,10 +232,10 @@ def group_config(
 
     Every generation of `grpo_batch` slates makes one step, so nothing is off-policy. Rewards stay in their own unit,
     standard deviations under the logging policy, and so do the prices of a nat: `beta`, of divergence from the
-    reference, and `entropy_coef`, of certainty. The best policy there is gives a slate a probability that goes with
-    reference^(beta / price) exp(reward / price), where price is the sum of both: mostly certainty is paid for, because
-    what SFT finds likely is what is tapped. Every sampling field is set: the model's own `generation_config` is never
-    asked.
+    reference, and `entropy_coef`, of certainty (to begin with: `policy.watch.EntropyTarget`). The best policy there is
+    gives a slate a probability that goes with reference^(beta / price) exp(reward / price), where price is the sum of
+    both: mostly certainty is paid for, because what SFT finds likely is what is tapped. Every sampling field is set:
+    the model's own `generation_config` is never asked.
     """
     kind = GRPOConfig if method == "grpo" else RLOOConfig
     strangers = sorted(set(changed) - {field.name for field in fields(kind)})
