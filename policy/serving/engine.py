@@ -19,6 +19,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import SystemRandom
 
 import httpx
 import torch
@@ -31,6 +32,7 @@ from policy.serving.catalogs import DEFAULT, NAMED, POLICY, SLATE, VERSIONS
 # Ranks that vLLM's LoRA layers can be built for.
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 ROOT = Path(__file__).resolve().parents[2]
+PORTS = range(20_000, 32_768)  # below those that Linux gives to outgoing connections
 _STOP_SECONDS = 8.0
 # Below this many bytes of weights a decoding step is too short to be worth splitting between threads.
 _ONE_THREAD_BYTES = 200 * 1024 * 1024
@@ -236,10 +238,21 @@ def environment(settings: EngineSettings) -> dict[str, str]:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, and that no outgoing connection is given while a server makes itself ready.
+
+    (Who asks too early for a port of those that connections are given can even be connected to itself, and the server
+    finds it taken.) Raises InputError when none is found.
+    """
+    for port in SystemRandom().sample(PORTS, 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return port
+    raise InputError(
+        f"no free port between {PORTS[0]} and {PORTS[-1]} on {host}: end some servers, or choose with --port"
+    )
 
 
 def check_port(host: str, port: int) -> None:

@@ -154,7 +154,7 @@ def test_a_group_is_rewarded_for_the_trade_off_that_its_prompt_asks_for(run, tmp
     settings = GroupSettings(until=LATER, group=8, trade_off=True)
     few = replace(SMALL, grpo_slates=64)
     train_group(folder / "policy" / "sft", None, histories, decisions, catalog, noting, few, settings, tmp_path)
-    of_items, of_slates = asked[1:]  # first the watch looks
+    of_items, of_slates = asked[2:]  # first the watch looks, at what is begun with and as training begins
     np.testing.assert_array_equal(of_items, of_slates)
     groups = of_slates.reshape(-1, 8, 2)
     np.testing.assert_array_equal(groups, np.broadcast_to(groups[:, :1], groups.shape))

@@ -14,7 +14,7 @@ import pytest
 
 from data.errors import InputError
 from policy.serving.deployment import Deployment
-from policy.serving.engine import EngineSettings, check_port, command, environment, free_port
+from policy.serving.engine import PORTS, EngineSettings, check_port, command, environment, free_port
 from tests.policy.serving.tiny_run import build
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -30,6 +30,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "scripts/serve.py", *arguments]
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_free_port_is_none_that_a_connection_could_be_given_while_a_server_starts() -> None:
+    found = {free_port() for _ in range(20)}
+    assert found <= set(PORTS)
+    assert len(found) > 1
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", found.pop()))
 
 
 def test_a_port_in_use_is_one_line_and_exit_code_2(run: Path) -> None:
