@@ -5,7 +5,8 @@
 runs `write(temporary)`, adds manifest.json (inputs and outputs with hashes, config, package versions, seed, commit,
 wall time) and renames the whole into place. A second call with the same config, seed and inputs returns at once. A
 process killed at any point leaves the old artifact or the new one: the folder itself is only ever renamed. What a
-killed run left beside it (`.name.making-*`, `.name.old-*`) the next build clears away.
+killed run left beside it (`.name.making-*`, `.name.old-*`) the next build clears away; while the maker lives, it holds
+its half-made folder, and a second build of the same artifact is refused.
 """
 
 import contextlib
@@ -40,7 +41,8 @@ def build(
 
     Returns True when it was made, False when it was there, also where it has grown since (`extend`). `config` must be
     JSON. Raises InputError when an input is missing, when the folder was written by another version of Longplay, when
-    it is there and is no artifact, and when making it anew would lose what it has grown by.
+    it is there and is no artifact, when making it anew would lose what it has grown by, and when another process is
+    making it.
     """
     folder = Path(folder)
     _recover(folder)
@@ -88,9 +90,7 @@ def _make(
     folder: Path, key: Mapping[str, Any], make: Callable[[Path], None], known: Mapping[str, str] | None = None
 ) -> None:
     """Make the artifact in a temporary folder and rename it into place. known: hashes of files that are linked."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f".{folder.name}.making-{uuid.uuid4().hex}"
-    temporary.mkdir()
+    temporary, claim = _claim(folder)
 
     def hash_of(name: str) -> str:
         if known is not None and name in known and (temporary / name).samefile(folder / name):
@@ -111,6 +111,45 @@ def _make(
         _replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(claim)
+
+
+def _claim(folder: Path) -> tuple[Path, int]:
+    """A temporary folder to make `folder` in, and the descriptor by which this process holds it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _recover(folder)
+    with _held(folder.parent):
+        temporary = folder.parent / f".{folder.name}.making-{uuid.uuid4().hex}"
+        temporary.mkdir()
+        claim = os.open(temporary, os.O_RDONLY)
+        fcntl.flock(claim, fcntl.LOCK_EX)
+    return temporary, claim
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Wait for the lock on a folder, for as long as renames take. The system frees it when its holder is killed."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether a living process holds a folder."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # its maker has just given up
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _link(old: Path, new: Path) -> None:
@@ -195,26 +234,31 @@ def _key(config: Mapping[str, object], inputs: Sequence[Path], seed: int) -> dic
 
 def _replace(temporary: Path, folder: Path) -> None:
     """Put `temporary` in the place of `folder`; a kill between the two renames is undone by `_recover`."""
-    if folder.exists():
-        old = folder.parent / f".{folder.name}.old-{uuid.uuid4().hex}"
-        folder.rename(old)
+    old = folder.parent / f".{folder.name}.old-{uuid.uuid4().hex}"
+    with _held(folder.parent):
+        if folder.exists():
+            folder.rename(old)
         temporary.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        temporary.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _recover(folder: Path) -> None:
-    """Clear what a killed build left: half-made folders go, an old artifact without a successor comes back."""
+    """Clear what a killed build left: half-made folders go, an old artifact without a successor comes back.
+
+    Raises InputError when the build lives.
+    """
     if not folder.parent.is_dir():
         return
-    for left in sorted(folder.parent.glob(f".{folder.name}.old-*")):
-        if not folder.exists() and (left / "manifest.json").is_file():
-            left.rename(folder)
-        else:
+    with _held(folder.parent):
+        for left in sorted(folder.parent.glob(f".{folder.name}.old-*")):
+            if not folder.exists() and (left / "manifest.json").is_file():
+                left.rename(folder)
+            else:
+                shutil.rmtree(left, ignore_errors=True)
+        for left in folder.parent.glob(f".{folder.name}.making-*"):
+            if _in_use(left):
+                raise InputError(f"{folder}: another process is making it: wait for it to end, and run again")
             shutil.rmtree(left, ignore_errors=True)
-    for left in folder.parent.glob(f".{folder.name}.making-*"):
-        shutil.rmtree(left, ignore_errors=True)
 
 
 def _files(folder: Path) -> list[str]:

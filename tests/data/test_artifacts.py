@@ -97,7 +97,7 @@ def test_a_failed_build_leaves_the_old_artifact_and_nothing_else(tmp_path: Path)
 def run_builder(run: Path, pace: float) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", BUILDER, str(run), str(pace)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
 def test_a_build_that_is_killed_and_run_again_ends_in_the_same_bytes(tmp_path: Path) -> None:
@@ -125,6 +125,29 @@ def test_a_build_that_is_killed_and_run_again_ends_in_the_same_bytes(tmp_path: P
     for name in names(calm / "thing"):
         if name != "manifest.json":  # it holds the wall time
             assert (rough / "thing" / name).read_bytes() == (calm / "thing" / name).read_bytes()
+
+
+def test_two_builds_of_one_artifact_at_once_are_refused_and_others_beside_it_are_not(tmp_path: Path) -> None:
+    (tmp_path / "input.txt").write_text("input")
+    builder = run_builder(tmp_path, 0.2)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".thing.making-*/part-*")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    with pytest.raises(InputError, match=r"thing: another process is making it: wait"):
+        build(tmp_path / "thing", config={}, inputs=[], seed=0, make=write("never written"))
+    assert build(tmp_path / "other", config={}, inputs=[], seed=0, make=write("beside it"))
+    assert builder.communicate(timeout=60)[0] == "made\n"
+    assert names(tmp_path) == ["input.txt", "other", "thing"]
+
+
+def test_of_many_builds_that_start_together_all_are_whole_and_one_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "input.txt").write_text("input")
+    builders = [run_builder(tmp_path, 0.01) for _ in range(4)]
+    said = [builder.communicate(timeout=120)[0] for builder in builders]
+    assert "made\n" in said
+    assert set(said) <= {"made\n", "kept\n", ""}  # "": refused, as another was at it
+    assert names(tmp_path) == ["input.txt", "thing"]
+    assert len(manifest(tmp_path / "thing")["outputs"]) == 20
 
 
 def test_a_kill_between_the_two_renames_gives_the_old_artifact_back(tmp_path: Path) -> None:
