@@ -15,7 +15,6 @@ from pathlib import Path
 import polars as pl
 from rich.console import Console
 from rich.table import Table
-from trl import TrlParser
 
 from data.artifacts import build
 from data.catalog import QUALITY, listenable
@@ -25,6 +24,7 @@ from data.progress import progress
 from data.semantic_ids import CatalogSettings, build_catalog, quality
 from data.store import LogStore
 from data.text_vectors import ENCODERS, encoder_of
+from scripts.command_line import ScriptParser
 
 
 @dataclass
@@ -82,7 +82,7 @@ def table(folder: Path) -> Table:
 
 
 def main() -> None:
-    (args,) = TrlParser((CatalogArguments,)).parse_args_and_config()
+    (args,) = ScriptParser((CatalogArguments,)).parse_args_and_config()
     stage(args)
     Console().print(table(Path(args.run) / "catalog"))
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from trl import TrlParser
-
 from data.artifacts import build
 from data.errors import exit_on_input_error
 from data.outcomes import OutcomeSettings, write_outcomes
 from data.store import LogStore
+from scripts.command_line import ScriptParser
 
 DEFAULTS = OutcomeSettings()
 
@@ -63,7 +62,7 @@ def stage(args: OutcomesArguments) -> bool:
 
 
 def main() -> None:
-    (args,) = TrlParser((OutcomesArguments,)).parse_args_and_config()
+    (args,) = ScriptParser((OutcomesArguments,)).parse_args_and_config()
     stage(args)
 
 

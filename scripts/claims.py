@@ -27,7 +27,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from trl import TrlParser
 
 from data.errors import InputError, exit_on_input_error
 from data.world import PRESETS
@@ -35,6 +34,7 @@ from eval.exposure import Exposure
 from eval.rollout import Rollout, paired_json, world_json
 from eval.sections import BUILT_IN
 from scripts import message_claims, play, train_grpo, train_ppo, train_weighted_sft
+from scripts.command_line import ScriptParser
 from scripts.road import Stage, travel, workers_here
 from scripts.run import RunArguments, played_stages, stages
 
@@ -189,7 +189,7 @@ def print_findings(found: Mapping[str, Any], console: Console) -> None:
 
 
 def main() -> None:
-    (args,) = TrlParser((ClaimsArguments,)).parse_args_and_config()
+    (args,) = ScriptParser((ClaimsArguments,)).parse_args_and_config()
     if args.seeds < 1:
         raise InputError(f"--seeds {args.seeds}: a claim needs at least one seed")
     if args.world not in PRESETS:

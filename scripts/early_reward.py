@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from scipy.stats import t as student_t
-from trl import TrlParser
 
 from data.errors import InputError, exit_on_input_error
 from rewards.early import EarlyError, closed_windows, daily_traces, early_errors
@@ -37,6 +36,7 @@ from rewards.stickiness import (
     waiting,
 )
 from rewards.surrogate import fit_surrogate, pooled
+from scripts.command_line import ScriptParser
 from scripts.opened import open_run
 
 LOOKS = (0, 2, 5, 10, 20, 30, 60)
@@ -133,7 +133,7 @@ def show_shows(found: dict[str, Any], args: EarlyArguments, console: Console) ->
 
 
 def main() -> None:
-    (args,) = TrlParser((EarlyArguments,)).parse_args_and_config()
+    (args,) = ScriptParser((EarlyArguments,)).parse_args_and_config()
     console = Console()
     if args.run is not None:
         of_log = of_run(args)

@@ -23,7 +23,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from rich.console import Console
-from trl import TrlParser
 
 from data.artifacts import build, fingerprint, manifest
 from data.catalog import QUALITY, Catalog
@@ -62,6 +61,7 @@ from policy.messaging.training import is_message_policy
 from rewards.messages import NAME as MESSAGES
 from rewards.model import RewardModel
 from scripts import play
+from scripts.command_line import ScriptParser
 from scripts.log_report import LogReportArguments, log_report, missing
 from scripts.opened import ModelArguments, Opened, open_run
 
@@ -278,7 +278,7 @@ def comparison(other: Path | None, rollout: Rollout | None) -> Comparison | None
 
 
 def main() -> None:
-    (args,) = TrlParser((EvaluateArguments,)).parse_args_and_config()
+    (args,) = ScriptParser((EvaluateArguments,)).parse_args_and_config()
     if args.log is not None:
         asked = LogReportArguments(
             args.log, args.reader, args.slate_probabilities, args.outcome, args.since, args.out, args.eval_seed

@@ -24,7 +24,6 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 from rich.progress import Progress
-from trl import TrlParser
 
 from data.errors import InputError, exit_on_input_error
 from data.world import PRESETS
@@ -48,6 +47,7 @@ from eval.experiments.tables import (
 )
 from eval.experiments.traffic import Traffic
 from policy.assignment import checked_shares
+from scripts.command_line import ScriptParser
 
 METRIC_HELP = (
     "one a word group: NAME role=success|guardrail|quality kind=mean|ratio|survival value=COLUMN per=COLUMN "
@@ -278,7 +278,7 @@ def main() -> None:
     if verb not in VERBS:
         raise InputError(f"there is no verb {verb!r}: choose {', '.join(VERBS)}")
     arguments, work = VERBS[verb]
-    parser = TrlParser((arguments,), prog=f"experiment.py {verb}")
+    parser = ScriptParser((arguments,), prog=f"experiment.py {verb}")
     (args,) = parser.parse_args_and_config(args=sys.argv[2:])
     told = work(args, Console(stderr=args.json, width=None if sys.stdout.isatty() else 160))
     if args.json:

@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from trl import TrlParser
 
 from data.artifacts import build, run_lock
 from data.errors import InputError, exit_on_input_error
@@ -44,6 +43,7 @@ from policy.training import METRICS
 from policy.watch import WatchSettings
 from rewards.model import RewardModel
 from scripts import build_catalog, build_outcomes, ingest, simulate, train_rewards, train_sft
+from scripts.command_line import ScriptParser
 from scripts.opened import ModelArguments, open_run
 
 FATES = {"grpo": "midterm", "grpo_click": "click"}  # policy -> the reward it is tuned on
@@ -257,7 +257,7 @@ def print_fates(told: dict[str, Any], console: Console) -> None:
 
 
 def main() -> None:
-    (args,) = TrlParser((FlywheelArguments,)).parse_args_and_config()
+    (args,) = ScriptParser((FlywheelArguments,)).parse_args_and_config()
     console = Console(stderr=args.json)
     # Progress is for people: with --json nothing but the result is on standard output.
     with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout), run_lock(Path(args.run)):

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from trl import TrlParser
 
 from data.artifacts import build, extend, holds, manifest, run_lock
 from data.errors import InputError, exit_on_input_error
@@ -23,6 +22,7 @@ from data.readers import READERS
 from data.sessions import GAP_MINUTES
 from data.sources import may_have_grown
 from data.store import LogStore
+from scripts.command_line import ScriptParser
 
 
 @dataclass
@@ -90,7 +90,7 @@ def stage(args: IngestArguments) -> bool:
 
 
 def main() -> None:
-    (args,) = TrlParser((IngestArguments,)).parse_args_and_config()
+    (args,) = ScriptParser((IngestArguments,)).parse_args_and_config()
     with run_lock(Path(args.run)):
         stage(args)
 

@@ -15,12 +15,11 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trl import TrlParser
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.errors import InputError, exit_on_input_error
 from policy.serving.keys import FILE, add_key, revoke_key
+from scripts.command_line import ScriptParser
 
 
 @dataclass
@@ -37,7 +36,7 @@ class KeyArguments:
 
 
 def main() -> None:
-    (args,) = TrlParser((KeyArguments,)).parse_args_and_config()
+    (args,) = ScriptParser((KeyArguments,)).parse_args_and_config()
     if not Path(args.run).is_dir():
         raise InputError(f"{args.run}: no such run folder: name one with --run")
     file = (Path(args.served) if args.served else Path(args.run) / "served") / FILE

@@ -22,7 +22,6 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 from rich.table import Table
-from trl import TrlParser
 
 from data.artifacts import run_lock
 from data.catalog import Catalog
@@ -40,6 +39,7 @@ from policy.messaging.planned_day import MESSAGE_MOVES, Drawing, PlannedDay, Val
 from policy.messaging.rules import NEVER, MessageRules, allowed, day_hours
 from policy.serving.segments import read_decision_log
 from rewards.messages import NAME, MessageReward
+from scripts.command_line import ScriptParser
 
 PLANS, SERVED = "plans", "served/decisions"
 REMEMBERED_DAYS = 29  # of earlier plans, which the log may not have yet
@@ -247,7 +247,7 @@ def table_of(planned: PlannedDay, budgets: dict[str, int | None]) -> Table:
 
 
 def main() -> None:
-    (args,) = TrlParser((PlanArguments,)).parse_args_and_config()
+    (args,) = ScriptParser((PlanArguments,)).parse_args_and_config()
     planned = stage(args)
     console = Console()
     if planned is None:

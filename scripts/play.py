@@ -16,7 +16,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from trl import TrlParser
 
 from data.artifacts import build, manifest
 from data.errors import InputError, exit_on_input_error
@@ -29,6 +28,7 @@ from policy.best_of import BestOfPolicy
 from policy.checkpoint import load_speaker
 from policy.messaging.training import is_message_policy
 from rewards.model import RewardModel
+from scripts.command_line import ScriptParser
 from scripts.opened import ModelArguments, open_run
 
 PLAYED = "played"
@@ -90,7 +90,7 @@ def played(run: Path, names: Iterable[str]) -> Rollout:
 
 
 def main() -> None:
-    (args,) = TrlParser((PlayArguments,)).parse_args_and_config()
+    (args,) = ScriptParser((PlayArguments,)).parse_args_and_config()
     stage(args)
     lived = load_rollout(Path(args.run) / PLAYED / args.policy).metrics[args.policy]
     table = Table("per listener", "mean, 95%", title=f"{args.policy}, 28 days")

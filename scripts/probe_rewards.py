@@ -20,7 +20,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from trl import TrlParser
 
 from data.artifacts import manifest
 from data.errors import InputError, exit_on_input_error
@@ -31,6 +30,7 @@ from rewards.counterfactual import LifeSettings, Pairs, agreement, live_moments
 from rewards.model import RewardModel
 from rewards.pareto import keep, sweep
 from rewards.red_team import Scored, red_team
+from scripts.command_line import ScriptParser
 from scripts.opened import Opened, open_run
 
 
@@ -126,7 +126,7 @@ def agree(args: ProbeArguments, opened: Opened) -> Table:
 
 
 def main() -> None:
-    (args,) = TrlParser((ProbeArguments,)).parse_args_and_config()
+    (args,) = ScriptParser((ProbeArguments,)).parse_args_and_config()
     opened = open_run(Path(args.run))
     model = RewardModel.load(opened.folder / "rewards" / args.name)
     judged = Judged(opened.catalog, opened.histories, opened.decisions, opened.cut, {})

@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from trl import TrlParser
 
 from data.artifacts import build, run_lock
 from data.errors import InputError, exit_on_input_error
@@ -54,6 +53,7 @@ from policy.next_item_reward import NextItemReward
 from policy.presets import preset
 from policy.sft import SFTSettings, sft_config, train_sft
 from scripts import build_catalog, ingest
+from scripts.command_line import ScriptParser
 from scripts.opened import Opened, open_run
 
 DAY = 86_400.0
@@ -311,7 +311,7 @@ def print_findings(found: Mapping[str, Any], console: Console) -> None:
 
 
 def main() -> None:
-    (args,) = TrlParser((RankingArguments,)).parse_args_and_config()
+    (args,) = ScriptParser((RankingArguments,)).parse_args_and_config()
     if args.seeds < 1:
         raise InputError(f"--seeds {args.seeds}: a table needs at least one seed")
     if args.only not in (None, *PARTS):

@@ -25,7 +25,6 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils.parallel import Parallel, delayed
-from trl import TrlParser
 
 from data.progress import track
 
@@ -39,6 +38,7 @@ from eval.off_policy import OffPolicySettings, off_policy_value
 from eval.rounds import checked_columns
 from eval.simulated_logs import BanditLog, LongTermWorld
 from eval.support import SupportSettings
+from scripts.command_line import ScriptParser
 
 HIDDEN = (10, 10, 10)  # of the networks of Saito et al. 2024, section 5
 ESTIMATORS = ("snips", "dr", "sndr", "clipped", "dros")
@@ -159,7 +159,7 @@ def print_long_term(found: dict[str, Any], console: Console) -> None:
 
 
 def main() -> None:
-    (args,) = TrlParser((ReferenceArguments,)).parse_args_and_config()
+    (args,) = ScriptParser((ReferenceArguments,)).parse_args_and_config()
     tables: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any], Console], None]]] = {
         "coverage": (partial(coverage, args.simulations, args.seed), print_coverage),
         "long_term": (partial(long_term, args.long_term_simulations, args.seed, args.shares), print_long_term),

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from trl import TrlParser
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.artifacts import run_lock
 from data.errors import exit_on_input_error
 from policy.serving.replay import Replayed, replay
+from scripts.command_line import ScriptParser
 
 
 @dataclass
@@ -34,7 +34,7 @@ class ReplayArguments:
 
 
 def main() -> None:
-    (args,) = TrlParser((ReplayArguments,)).parse_args_and_config()
+    (args,) = ScriptParser((ReplayArguments,)).parse_args_and_config()
     run = Path(args.run)
     with run_lock(run):
         added = replay(run, Path(args.served) if args.served else run / "served")

@@ -20,7 +20,6 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from trl import TrlParser
 
 from data.artifacts import run_lock
 from data.errors import exit_on_input_error
@@ -42,6 +41,7 @@ from scripts import (
     train_rewards,
     train_sft,
 )
+from scripts.command_line import ScriptParser
 from scripts.opened import ModelArguments, open_run
 from scripts.road import Stage, Taken, travel, workers_here
 
@@ -157,7 +157,7 @@ def print_times(took: Sequence[Taken], wall: float) -> None:
 
 
 def main() -> None:
-    (args,) = TrlParser((RunArguments,)).parse_args_and_config()
+    (args,) = ScriptParser((RunArguments,)).parse_args_and_config()
     started = time.monotonic()
     took = go(args)
     reports = Path(args.run) / "reports"

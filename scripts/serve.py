@@ -19,7 +19,6 @@ from types import FrameType
 
 import uvicorn
 from rich.console import Console
-from trl import TrlParser
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -31,6 +30,7 @@ from policy.serving.keys import FILE as KEYS
 from policy.serving.live import engine_adapters
 from policy.serving.service import GatewaySettings
 from policy.serving.supervisor import Supervisor
+from scripts.command_line import ScriptParser
 
 # Adapters that can come while vLLM runs: beside the old version of each until its last request has ended.
 SPARE_ADAPTERS = 3
@@ -79,7 +79,7 @@ class ServeArguments:
 
 
 def main() -> None:
-    (arguments,) = TrlParser((ServeArguments,)).parse_args_and_config()
+    (arguments,) = ScriptParser((ServeArguments,)).parse_args_and_config()
     serve(arguments)
 
 

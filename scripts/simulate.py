@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from trl import TrlParser
 
 from data.artifacts import build, manifest
 from data.errors import InputError, exit_on_input_error
@@ -30,6 +29,7 @@ from data.world import PRESETS, World, burned_in, paired
 from data.world.environment import Truth
 from data.world.mailroom import signals
 from data.world.message_record import SIGNALS
+from scripts.command_line import ScriptParser
 
 BURN_IN_DAYS = 28
 SLATE_POLICIES = ("logging", "random", "popularity", "greedy_click", "oracle")
@@ -111,7 +111,7 @@ def print_table(title: str, truths: Mapping[str, Truth]) -> None:
 
 
 def main() -> None:
-    (args,) = TrlParser((SimulateArguments,)).parse_args_and_config()
+    (args,) = ScriptParser((SimulateArguments,)).parse_args_and_config()
     if args.truth:
         print_truth(args)
     else:

@@ -19,7 +19,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from trl import TrlParser
 
 from data.artifacts import build, manifest
 from data.errors import InputError, exit_on_input_error
@@ -30,6 +29,7 @@ from eval.steering import Moments, moves_told, obedience
 from policy.checkpoint import load_speaker
 from policy.moves import MOVES
 from rewards.model import RewardModel
+from scripts.command_line import ScriptParser
 from scripts.evaluate import adapters
 from scripts.opened import Opened, open_run
 
@@ -112,7 +112,7 @@ def print_steering(found: Mapping[str, Any], console: Console) -> None:
 
 
 def main() -> None:
-    (args,) = TrlParser((SteeringArguments,)).parse_args_and_config()
+    (args,) = ScriptParser((SteeringArguments,)).parse_args_and_config()
     run = open_run(Path(args.run))
     known: dict[str, Path | None] = {"sft": None, **adapters(run.folder)}
     unknown = sorted(set(args.policies) - set(known))

@@ -25,7 +25,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from trl import TrlParser
 
 from data.artifacts import build
 from data.errors import InputError, exit_on_input_error
@@ -40,6 +39,7 @@ from policy.slate_reward import SlateReward
 from policy.trade_off import blended
 from rewards.model import RewardModel
 from scripts import train_grpo
+from scripts.command_line import ScriptParser
 from scripts.opened import ModelArguments, Opened, open_run
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the mid-term reward; what can be said in a prompt
@@ -127,7 +127,7 @@ def print_compared(told: Mapping[str, Any], console: Console) -> None:
 
 
 def main() -> None:
-    (args,) = TrlParser((TradeOffArguments,)).parse_args_and_config()
+    (args,) = ScriptParser((TradeOffArguments,)).parse_args_and_config()
     # Progress is for people: with --json nothing but the result is on standard output.
     with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
         run = open_run(Path(args.run))

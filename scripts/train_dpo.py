@@ -13,11 +13,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from trl import DPOConfig, TrlParser
+from trl import DPOConfig
 
 from data.errors import exit_on_input_error
 from policy.dpo import DPOSettings, dpo_config, train_dpo
 from policy.training import build_on_ranks, overridden, trainer_defaults
+from scripts.command_line import ScriptParser
 from scripts.opened import ModelArguments, open_run
 
 
@@ -62,7 +63,7 @@ def stage(args: DPOArguments, given: DPOConfig | None = None) -> bool:
 
 
 def main() -> None:
-    parser = TrlParser((DPOArguments, DPOConfig))
+    parser = ScriptParser((DPOArguments, DPOConfig))
     parser.set_defaults(**trainer_defaults())
     args, given = parser.parse_args_and_config()
     stage(args, given)

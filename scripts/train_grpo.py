@@ -15,12 +15,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from trl import GRPOConfig, TrlParser
+from trl import GRPOConfig
 
 from data.errors import exit_on_input_error
 from policy.grpo import METHODS, GroupSettings, train_group
 from policy.trade_off import TradeOffReward
 from policy.training import build_on_ranks, overridden, trainer_defaults
+from scripts.command_line import ScriptParser
 from scripts.opened import ModelArguments, Opened, open_run
 
 
@@ -105,7 +106,7 @@ def trade_off_reward(run: Opened) -> TradeOffReward:
 
 
 def main() -> None:
-    parser = TrlParser((GroupArguments, GRPOConfig))
+    parser = ScriptParser((GroupArguments, GRPOConfig))
     parser.set_defaults(**trainer_defaults())
     args, given = parser.parse_args_and_config()
     stage(args, given)

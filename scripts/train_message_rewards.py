@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from trl import TrlParser
 
 from data.artifacts import build
 from data.catalog import Catalog
@@ -29,6 +28,7 @@ from data.store import LogStore
 from rewards.message_features import MessageCatalog
 from rewards.message_training import MessageRewardSettings, message_quality, train_message_reward
 from rewards.messages import FORMAT, NAME
+from scripts.command_line import ScriptParser
 from scripts.opened import signals_file, value_signals
 
 
@@ -94,7 +94,7 @@ def table_of(quality: dict[str, Any]) -> Table:
 
 
 def main() -> None:
-    (args,) = TrlParser((MessageRewardArguments,)).parse_args_and_config()
+    (args,) = ScriptParser((MessageRewardArguments,)).parse_args_and_config()
     stage(args)
     quality = json.loads((Path(args.run) / "rewards" / NAME / "quality.json").read_text())
     Console().print(table_of(quality))

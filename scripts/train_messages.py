@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from trl import GRPOConfig, TrlParser
+from trl import GRPOConfig
 
 from data.errors import InputError, exit_on_input_error
 from data.message_log import MessageLog
@@ -27,6 +27,7 @@ from policy.training import build_on_ranks, overridden, trainer_defaults
 from rewards.message_training import PRICED
 from rewards.messages import HEADS, KAPPA, MessageReward
 from rewards.messages import NAME as REWARD
+from scripts.command_line import ScriptParser
 from scripts.opened import ModelArguments, open_run
 
 
@@ -113,7 +114,7 @@ def priced(
 
 
 def main() -> None:
-    parser = TrlParser((MessageArguments, GRPOConfig))
+    parser = ScriptParser((MessageArguments, GRPOConfig))
     parser.set_defaults(**trainer_defaults())
     args, given = parser.parse_args_and_config()
     stage(args, given)

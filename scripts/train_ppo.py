@@ -12,12 +12,12 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from trl import TrlParser
 from trl.experimental.ppo import PPOConfig
 
 from data.errors import exit_on_input_error
 from policy.ppo import PPOSettings, ppo_config, train_ppo
 from policy.training import build_on_ranks, overridden, trainer_defaults
+from scripts.command_line import ScriptParser
 from scripts.opened import ModelArguments, open_run
 
 
@@ -70,7 +70,7 @@ def stage(args: PPOArguments, given: PPOConfig | None = None) -> bool:
 
 
 def main() -> None:
-    parser = TrlParser((PPOArguments, PPOConfig))
+    parser = ScriptParser((PPOArguments, PPOConfig))
     parser.set_defaults(**trainer_defaults())
     args, given = parser.parse_args_and_config()
     stage(args, given)

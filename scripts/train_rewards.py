@@ -22,7 +22,6 @@ import polars as pl
 from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
-from trl import TrlParser
 
 from data.errors import InputError, exit_on_input_error
 from data.labels_reach import departures
@@ -32,6 +31,7 @@ from policy.training import build_on_ranks
 from rewards.baselines import BASELINES
 from rewards.crossfit import CLICK, RewardSettings, train_rewards
 from rewards.model import FORMAT, RewardModel
+from scripts.command_line import ScriptParser
 from scripts.opened import open_run
 
 NAMES = {"midterm": None, "click": CLICK}
@@ -146,7 +146,7 @@ def table_of(heads: Mapping[str, Any]) -> Table:
 
 
 def main() -> None:
-    (args,) = TrlParser((RewardArguments,)).parse_args_and_config()
+    (args,) = ScriptParser((RewardArguments,)).parse_args_and_config()
     stage(args)
     if int(os.environ.get("RANK", "0")):
         return

@@ -15,13 +15,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trl import SFTConfig, TrlParser
+from trl import SFTConfig
 
 from data.errors import exit_on_input_error
 from policy.messaging.examples import MessageLesson
 from policy.messaging.prompt import message_words
 from policy.sft import SFTSettings, sft_config, train_sft
 from policy.training import build_on_ranks, overridden, trainer_defaults
+from scripts.command_line import ScriptParser
 from scripts.opened import ModelArguments, open_run
 
 MESSAGE_SHARE = 2 / 3  # decisions about messages to an engaged slate, where the log has any
@@ -75,7 +76,7 @@ def stage(args: SFTArguments, given: SFTConfig | None = None) -> bool:
 
 
 def main() -> None:
-    parser = TrlParser((SFTArguments, SFTConfig))
+    parser = ScriptParser((SFTArguments, SFTConfig))
     parser.set_defaults(**trainer_defaults())
     args, given = parser.parse_args_and_config()
     stage(args, given)

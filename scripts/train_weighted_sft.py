@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from trl import SFTConfig, TrlParser
+from trl import SFTConfig
 
 from data.errors import exit_on_input_error
 from policy.training import build_on_ranks, overridden, trainer_defaults
 from policy.weighted_sft import WeightedSettings, train_weighted_sft
+from scripts.command_line import ScriptParser
 from scripts.opened import ModelArguments, open_run
 
 
@@ -54,7 +55,7 @@ def stage(args: WeightedArguments, given: SFTConfig | None = None) -> bool:
 
 
 def main() -> None:
-    parser = TrlParser((WeightedArguments, SFTConfig))
+    parser = ScriptParser((WeightedArguments, SFTConfig))
     parser.set_defaults(**trainer_defaults())
     args, given = parser.parse_args_and_config()
     stage(args, given)

@@ -18,13 +18,13 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 from rich.table import Table
-from trl import TrlParser
 
 from data.errors import InputError, exit_on_input_error
 from data.logs import Logs
 from data.readers import READERS
 from eval.intervals import Floats, Interval
 from eval.trial import ArmTrial, arm_means, average_effects, crossfit, policies, policy_value, targeting
+from scripts.command_line import ScriptParser
 from scripts.uplift import arm_chance, columns
 
 OUTCOMES = ("open", "convert", "value")
@@ -113,7 +113,7 @@ def written(found: Interval, scale: float) -> str:
 
 
 def main() -> None:
-    (args,) = TrlParser((TrialArguments,)).parse_args_and_config()
+    (args,) = ScriptParser((TrialArguments,)).parse_args_and_config()
     if args.reader not in READERS:
         raise InputError(f"--reader {args.reader}: no such reader: choose one of {', '.join(READERS)}")
     trial, outcomes = trial_of(READERS[args.reader](Path(args.logs)), args)

@@ -19,12 +19,12 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 from rich.table import Table
-from trl import TrlParser
 
 from data.errors import InputError, exit_on_input_error
 from data.logs import Logs
 from data.readers import READERS
 from rewards.uplift import Trial, UpliftReport, estimate
+from scripts.command_line import ScriptParser
 
 
 @dataclass
@@ -125,7 +125,7 @@ def _interval(found: tuple[float, float, float]) -> str:
 
 
 def main() -> None:
-    (args,) = TrlParser((UpliftArguments,)).parse_args_and_config()
+    (args,) = ScriptParser((UpliftArguments,)).parse_args_and_config()
     if args.reader not in READERS:
         raise InputError(f"--reader {args.reader}: no such reader: choose one of {', '.join(READERS)}")
     report = estimate(trial_of(READERS[args.reader](Path(args.logs)), args), args.seed)
