@@ -1,5 +1,8 @@
 """Scripts' arguments: a wrong one is told in one line, whether it comes from the line or from a file."""
 
+import importlib
+import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -7,6 +10,9 @@ import pytest
 
 from data.errors import InputError
 from scripts.command_line import ScriptParser
+
+CONFIGS = Path(__file__).resolve().parents[2] / "scripts" / "configs"
+EXAMPLES = sorted(file for file in CONFIGS.glob("*.yaml") if not file.stem.startswith("accelerate_"))
 
 
 @dataclass
@@ -63,3 +69,15 @@ def test_a_wrong_file_is_told_in_one_line(tmp_path: Path, text: str, says: str) 
     file.write_text(text)
     with pytest.raises(InputError, match=says):
         parsed("--config", str(file))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda file: file.stem)
+def test_every_example_names_its_script_and_has_only_options_of_it(
+    example: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = re.search(r"scripts/(\w+)\.py((?: [a-z]+)?) --config", example.read_text().splitlines()[0])
+    assert used, "the first line says how the file is used"
+    script = importlib.import_module(f"scripts.{used[1]}")
+    monkeypatch.setattr(sys, "argv", [script.__name__, *used[2].split(), "--config", str(example), "--no_such_thing"])
+    with pytest.raises(InputError, match=r"^there is no option --no_such_thing"):
+        script.main()
