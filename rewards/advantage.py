@@ -37,6 +37,7 @@ from rewards.reactions import Channels, Index, fit_index
 from rewards.ridge import Posterior
 
 PROXY_DAYS = 7  # the longest window of an outcome that helps with others
+LEAST_GAIN = 2.0  # nats by which its effects must make the log likelier than none
 
 
 @dataclass(frozen=True)
@@ -204,9 +205,9 @@ class Fold:
             effects[label] = design_effect(along, self.residual[:, label], user)
         soon = [label for label in range(L) if 0 < labels[label].days <= PROXY_DAYS]
         alone = {label: second.solve(label, index.weights[:, label], float(effects[label])) for label in soon}
-        sure = {label: one.mean[0] / _error(one, 0) for label, one in alone.items() if one is not None}
-        best = max(sure, key=lambda label: float(sure[label]), default=-1)
-        whole = alone[best] if best >= 0 and sure[best] > 2.0 else None
+        sure = {label: one.gain for label, one in alone.items() if one is not None}
+        best = max(sure, key=lambda label: sure[label], default=-1)
+        whole = alone[best] if best >= 0 and sure[best] > LEAST_GAIN else None
         if whole is not None:
             proxy, aside = best, second.by_side(best, index.weights[:, best], whole)
         # The proxy goes first: what the others take from it is its members' effects.

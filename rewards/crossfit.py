@@ -195,15 +195,18 @@ def train_rewards(
     )
     sample = _sample(np.flatnonzero(test.informs), 20_000, seed)
     logged = model.advantage(both[sample], torch.from_numpy(decisions.slate[sample].astype(np.int64))[:, None])
-    advantages = logged.mean[:, 0].numpy().astype(np.float64)
+    advantages, spread = logged.mean[:, 0].numpy().astype(np.float64), logged.spread[:, 0].numpy().astype(np.float64)
+    # What is not known of an effect counts as well: an outcome that slates hardly move would else be blown up to the
+    # size of the others, and its noise with it.
+    moments = np.atleast_2d(np.cov(advantages.T)) + np.diag(np.mean(spread**2, axis=0))
     model = model.normalised(
-        LoggingMoments(model.labels, np.atleast_2d(np.cov(advantages.T))),
+        LoggingMoments(model.labels, moments),
         float(np.quantile(logged.support.numpy(), 0.01)),
     )
     clock.lap("calibration")
     report = {
         "heads": head_quality(model, both, plain, histories, decisions, test, seed, settings.baselines),
-        "advantage": _advantage_report(model, reports, advantages, logged.spread[:, 0].numpy()),
+        "advantage": _advantage_report(model, reports, advantages, spread),
         "overlap": overlap(networks, encoded, half, decisions, sample),
         "rows": {"decisions": len(decisions), "trained_on": len(trained_on), "informing": int(test.informs.sum())},
         "settings": asdict(settings),

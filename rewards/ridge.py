@@ -1,8 +1,10 @@
 """Linear regression with a Gaussian prior per group of columns, each as wide as the data say, and draws of what is
 left open.
 
-Evidence maximisation after MacKay (Bayesian Interpolation, 1992): a group whose columns explain nothing shrinks to
-zero, and its draws with it. Works on sums of products, so that rows may be streamed and never kept.
+Evidence maximisation after MacKay (Bayesian Interpolation, 1992). His steps come to rest where a group explains
+something, and hardly move where it explains nothing, at whatever width they are by then. So a group without which the
+data are as likely is shut: it shrinks to zero, and its draws with it. Works on sums of products, so that rows may be
+streamed and never kept.
 """
 
 from dataclasses import dataclass
@@ -10,17 +12,22 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-LEAST_PRECISION, MOST_PRECISION = 1e-4, 1e8  # in units of 1 / (noise variance per column's mean square)
+LEAST_PRECISION, MOST_PRECISION = 1e-4, 1e5  # in units of 1 / (noise variance per column's mean square); the most: shut
+STEPS = 10
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """Coefficients (P,), the Cholesky factor (lower) of their precision (P, P), prior precision per group, noise."""
+    """Coefficients (P,), the Cholesky factor (lower) of their precision (P, P), prior precision per group, noise.
+
+    gain: by how much (nats) the data are likelier with these coefficients than with none.
+    """
 
     mean: np.ndarray
     factor: np.ndarray
     precision: np.ndarray
     noise: float
+    gain: float
 
     def draws(self, count: int, scale: float, rng: np.random.Generator) -> np.ndarray:
         """`count` draws (count, P) of the coefficients, with their distance from the mean times `scale`."""
@@ -36,38 +43,62 @@ def fit_ridge(
     noise: float,
     group: np.ndarray,
     fixed: dict[int, float] | None = None,
-    iterations: int = 10,
+    learned: bool = True,
 ) -> Posterior:
     """Posterior of the coefficients of y on x given gram = sum x x' (P, P) and moment = sum x y (P,).
 
     noise: variance of y around its mean (times the design effect where rows come in clusters). group (P,): 0-based
     group of each column. fixed: prior precision of the groups that are not to be learned, in 1 / coefficient squared.
+    learned: whether any are; otherwise `fixed` names them all.
     """
-    fixed = fixed or {}
     noise = max(noise, 1e-12)
-    groups = int(group.max()) + 1 if len(group) else 0
-    information = np.diag(gram) / noise
+    gram, target = gram / noise, moment / noise
+    sizes = np.bincount(group)
     # Start where prior and data weigh alike.
-    precision = np.array([max(float(np.mean(information[group == g])), 1e-12) for g in range(groups)])
-    bounds = precision.copy()
-    for g, value in fixed.items():
-        if g < groups:
+    start = np.maximum(np.bincount(group, np.diag(gram)) / np.maximum(sizes, 1), 1e-12)
+    precision = start.copy()
+    for g, value in (fixed or {}).items():
+        if g < len(sizes):
             precision[g] = value
-    target = moment / noise
-    for _ in range(iterations):
-        inverse = scipy.linalg.inv(gram / noise + np.diag(precision[group]), overwrite_a=True, check_finite=False)
+    if learned:
+        free = [g for g in range(len(sizes)) if g not in (fixed or {})]
+        precision = _widths(gram, target, group, precision, start, free)
+        for g in sorted(free, key=lambda one: -sizes[one]):
+            shut = precision.copy()
+            shut[g] = MOST_PRECISION * start[g]
+            if _evidence(gram, target, shut[group]) >= _evidence(gram, target, precision[group]):
+                free.remove(g)
+                precision = _widths(gram, target, group, shut, start, free)
+    factor = scipy.linalg.cholesky(gram + np.diag(precision[group]), lower=True)
+    mean = scipy.linalg.cho_solve((factor, True), target)
+    nothing = _evidence(gram, target, (MOST_PRECISION * start)[group])
+    return Posterior(mean, factor, precision, noise, _evidence(gram, target, precision[group]) - nothing)
+
+
+def _widths(
+    gram: np.ndarray, target: np.ndarray, group: np.ndarray, precision: np.ndarray, start: np.ndarray, free: list[int]
+) -> np.ndarray:
+    """Precisions (groups,) after some of MacKay's steps for the `free` groups. Shut groups are left out of the sums."""
+    precision = precision.copy()
+    open_columns = (precision < MOST_PRECISION * start)[group]
+    gram, target, group = gram[np.ix_(open_columns, open_columns)], target[open_columns], group[open_columns]
+    for _ in range(STEPS if free else 0):
+        inverse = scipy.linalg.inv(gram + np.diag(precision[group]), overwrite_a=True, check_finite=False)
         mean = inverse @ target
         spread = np.diag(inverse)
-        for g in range(groups):
-            if g in fixed:
-                continue
+        for g in free:
             of = group == g
             determined = float(np.sum(1.0 - precision[g] * spread[of]))
             size = float(np.sum(mean[of] ** 2))
             updated = max(determined, 1e-6) / max(size, 1e-300)
             # A half step in logs: the fixed point is the same and is reached without overshooting to infinity.
             stepped = np.exp(0.25 * np.log(precision[g]) + 0.75 * np.log(updated))
-            precision[g] = np.clip(stepped, LEAST_PRECISION * bounds[g], MOST_PRECISION * bounds[g])
-    factor = scipy.linalg.cholesky(gram / noise + np.diag(precision[group]), lower=True)
-    mean = scipy.linalg.cho_solve((factor, True), target)
-    return Posterior(mean, factor, precision, noise)
+            precision[g] = np.clip(stepped, LEAST_PRECISION * start[g], MOST_PRECISION * start[g])
+    return precision
+
+
+def _evidence(gram: np.ndarray, target: np.ndarray, precision: np.ndarray) -> float:
+    """Log marginal likelihood of the data given prior precisions (P,), up to a constant."""
+    factor = scipy.linalg.cholesky(gram + np.diag(precision), lower=True)
+    fitted = float(target @ scipy.linalg.cho_solve((factor, True), target))
+    return 0.5 * (fitted + float(np.sum(np.log(precision)))) - float(np.sum(np.log(np.diag(factor))))
