@@ -224,7 +224,9 @@ def _effects(
         d, size = d[:, live] / size[live], size[live]
         own = np.unique(group[live], return_inverse=True)[1]
         noise = _noise(d, w * left, log.user[rows], w)
-        posterior = fit_ridge((d * w[:, None]).T @ d, d.T @ (w * left), noise, own)
+        # Groups of a few columns each: shutting those without evidence cost .06 of the active days that deciding by it
+        # gains over three seeds.
+        posterior = fit_ridge((d * w[:, None]).T @ d, d.T @ (w * left), noise, own, shutting=False)
         effects[:, :, place] = prior
         effects[0, live, place] += posterior.mean / size
         # Each half sees half of the users; the mean of two has half the variance.

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-LEAST_PRECISION, MOST_PRECISION = 1e-4, 1e5  # in units of 1 / (noise variance per column's mean square); the most: shut
+LEAST_PRECISION, MOST_PRECISION = 1e-4, 1e8  # in units of 1 / (noise variance per column's mean square)
+SHUT = 1e5  # of those units: leaves a coefficient nothing of what its column says, and sums well conditioned
 STEPS = 10
 
 
@@ -44,12 +45,14 @@ def fit_ridge(
     group: np.ndarray,
     fixed: dict[int, float] | None = None,
     learned: bool = True,
+    shutting: bool = True,
 ) -> Posterior:
     """Posterior of the coefficients of y on x given gram = sum x x' (P, P) and moment = sum x y (P,).
 
     noise: variance of y around its mean (times the design effect where rows come in clusters). group (P,): 0-based
     group of each column. fixed: prior precision of the groups that are not to be learned, in 1 / coefficient squared.
-    learned: whether any are; otherwise `fixed` names them all.
+    learned: whether any are; otherwise `fixed` names them all. shutting: whether groups without evidence are shut;
+    what is unclear of a few columns is better left to their prior.
     """
     noise = max(noise, 1e-12)
     gram, target = gram / noise, moment / noise
@@ -63,25 +66,26 @@ def fit_ridge(
     if learned:
         free = [g for g in range(len(sizes)) if g not in (fixed or {})]
         precision = _widths(gram, target, group, precision, start, free)
-        for g in sorted(free, key=lambda one: -sizes[one]):
-            shut = precision.copy()
-            shut[g] = MOST_PRECISION * start[g]
-            if _evidence(gram, target, shut[group]) >= _evidence(gram, target, precision[group]):
+        shut = np.zeros(len(sizes), np.bool_)
+        for g in sorted(free, key=lambda one: -sizes[one]) if shutting else []:
+            without = np.where(np.arange(len(sizes)) == g, SHUT * start, precision)
+            if _evidence(gram, target, without[group]) >= _evidence(gram, target, precision[group]):
+                shut[g] = True
                 free.remove(g)
-                precision = _widths(gram, target, group, shut, start, free)
+                # Shut columns are left out of the sums from here on.
+                of = ~shut[group]
+                precision = _widths(gram[np.ix_(of, of)], target[of], group[of], without, start, free)
     factor = scipy.linalg.cholesky(gram + np.diag(precision[group]), lower=True)
     mean = scipy.linalg.cho_solve((factor, True), target)
-    nothing = _evidence(gram, target, (MOST_PRECISION * start)[group])
+    nothing = _evidence(gram, target, (SHUT * start)[group])
     return Posterior(mean, factor, precision, noise, _evidence(gram, target, precision[group]) - nothing)
 
 
 def _widths(
     gram: np.ndarray, target: np.ndarray, group: np.ndarray, precision: np.ndarray, start: np.ndarray, free: list[int]
 ) -> np.ndarray:
-    """Precisions (groups,) after some of MacKay's steps for the `free` groups. Shut groups are left out of the sums."""
+    """Precisions (groups,) after some of MacKay's steps for the `free` groups."""
     precision = precision.copy()
-    open_columns = (precision < MOST_PRECISION * start)[group]
-    gram, target, group = gram[np.ix_(open_columns, open_columns)], target[open_columns], group[open_columns]
     for _ in range(STEPS if free else 0):
         inverse = scipy.linalg.inv(gram + np.diag(precision[group]), overwrite_a=True, check_finite=False)
         mean = inverse @ target
