@@ -2,8 +2,8 @@
 constraints.
 
 Every head is first put in units of the standard deviation of its advantage under the logging policy, what is unknown of
-it included, so that a weight of 1.0 on active days and 0.5 on habit means what it says and a head that slates do not move
-is not blown up; their sum is scaled again to unit variance under logging.
+it included: a weight of 1.0 on active days and 0.5 on habit means what it says, and a head that slates do not move is
+not blown up. Their sum is scaled again to unit variance under logging.
 """
 
 from collections.abc import Mapping, Sequence
