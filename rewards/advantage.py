@@ -104,11 +104,13 @@ class Fold:
         position: np.ndarray,
         settings: AdvantageSettings,
         seed: int,
+        common_seed: int,
     ) -> None:
         """state (D, W), recency (D, columns) and outcomes (D, L, NaN = not known) are aligned with `decisions`.
 
         Only `rows` are read. What state and counts still predict of an outcome is taken out of its surprise, so that a
-        network that has learned too little leaves noise behind, not confounding.
+        network that has learned too little leaves noise behind, not confounding. common_seed: the same for both folds,
+        of what the members draw where the log is silent.
         """
         self.network, self.state, self.decisions, self.rows = network, state, decisions, rows
         self.channels, self.position, self.settings = channels, position, settings
@@ -117,6 +119,7 @@ class Fold:
         self.place = np.full(len(content), -1, np.int64)
         self.place[self.reference] = np.arange(len(self.reference))
         self.rng = np.random.default_rng(seed)
+        self.common_seed = common_seed
         # Two sides of this half, by user, so that a user's reactions never predict that same user's outcomes.
         users = int(decisions.user.max(initial=0)) + 1
         self.side = self.rng.integers(0, 2, users)[decisions.user[rows]]
@@ -189,12 +192,11 @@ class Fold:
                     predicted[chunk.rows[of], c] = own * mean[0] + slate[of] @ mean[1:]
                 second.add(np.concatenate([predicted[chunk.rows[of]], slate[of]], axis=1), chunk.rows[of], side)
 
-        scale = 0.5**0.5  # each network sees half of the users; the mean of two has half the variance
         members = self.settings.members
         delta = np.zeros((1 + members, len(self.content), C), np.float32)
         slope = np.zeros((1 + members, C), np.float32)
         for c, posterior in enumerate(reactions):
-            head, delta[:, :, c] = self._members(posterior, 1, scale)
+            head, delta[:, :, c] = self._members(posterior, 1, c)
             slope[:, c] = head[:, 0]
         theta = np.zeros((1 + members, C, L), np.float32)
         table = np.zeros((1 + members, len(self.content), L), np.float32)
@@ -222,7 +224,7 @@ class Fold:
                 continue
             slopes[label], errors[label] = outcome.mean[extra], _error(outcome, extra)
             shares[label] = outcome.mean[0] if extra else np.nan
-            head, own = self._members(outcome, extra + 1 + C, scale)
+            head, own = self._members(outcome, extra + 1 + C, C + label)
             table[:, :, label] = own
             theta[:, :, label] = head[:, extra + 1 :] + head[:, extra : extra + 1] * index.weights[:, label]
             if extra:
@@ -238,14 +240,21 @@ class Fold:
         name = labels[proxy].name if proxy >= 0 else ""
         return effect, FoldReport(index, slopes, errors, effects, of_reactions, name, shares)
 
-    def _members(self, posterior: Posterior, head: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
-        """Coefficients of the first `head` columns (1 + members, head) and item effects (.., N)."""
-        P = self.content.shape[1]
-        draws = np.concatenate([posterior.mean[None], posterior.draws(self.settings.members, scale, self.rng)])
+    def _members(self, posterior: Posterior, head: int, which: int) -> tuple[np.ndarray, np.ndarray]:
+        """Coefficients of the first `head` columns (1 + members, head) and item effects (.., N) of regression `which`.
+
+        A member is drawn from both folds' posteriors, and what is promised is the mean of the two: what each has seen
+        errs apart, what none has seen they lack together.
+        """
+        P, members = self.content.shape[1], self.settings.members
+        common = np.random.default_rng([self.common_seed, which])
         # An item that the log hardly shows is as uncertain as the prior says.
-        width = posterior.precision[-1] ** -0.5
-        own = scale * width * self.rng.standard_normal((len(draws), len(self.content)))
+        own = posterior.precision[-1] ** -0.5 * common.standard_normal((1 + members, len(self.content)))
         own[0] = 0.0
+        # Columns are matched from the end: only one fold may have a proxy in front.
+        longest = 2 + len(self.channels.codes) + P + len(self.reference)
+        prior = common.standard_normal((members, longest))[:, longest - len(posterior.mean) :]
+        draws = np.concatenate([posterior.mean[None], posterior.draws_from(prior, self.rng)])
         own[:, self.reference] = draws[:, head + P :]
         items = draws[:, head : head + P] @ self.content.T + own
         return draws[:, :head].astype(np.float32), items.astype(np.float32)

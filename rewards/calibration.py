@@ -95,8 +95,9 @@ def c_index(risk: np.ndarray, day: np.ndarray, returned: np.ndarray, seed: int =
     """Harrell's concordance: of the pairs whose order of return is known, the share in which the higher risk came
     first.
 
-    risk (n,): higher = sooner. day (n,): of return or of censoring. Ties in risk count half; a censored row counts as
-    later than any return on its day or before. More than `most` rows are sampled, since pairs grow with their square.
+    risk (n,): higher = sooner. day (n,): of the return, or the last known to be without one
+    (`rewards.survival.last_day_known`), so that a censored row is later than any return on its day or before. Ties in
+    risk count half. More than `most` rows are sampled, since pairs grow with their square.
     """
     if len(risk) > most:
         rows = np.random.default_rng(seed).choice(len(risk), most, replace=False)

@@ -173,8 +173,8 @@ def _correlation(x: Floats, y: Floats, weight: Floats) -> float:
 def _days(world: World, policy: LoggingPolicy, slates: NDArray[np.int32], settings: LifeSettings) -> Floats:
     """Active days (n,) after today within the horizon: each day by its chance given what came before, not by its coin
     (Rao-Blackwell), so that fewer lives are enough."""
+    today, n = world.day, len(slates)  # before the slates are shown: after those of an evening it is tomorrow
     world.act(slates, np.zeros(len(slates)), policy.name)
-    today, n = world.day, len(slates)
     total, active = np.zeros(n), np.zeros(n, np.bool_)
     while world.day <= today + settings.horizon_days:
         day, slot = world.state.day, world.state.slot

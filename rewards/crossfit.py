@@ -6,6 +6,7 @@ Order: labels as they stood at the cut; one network per half of the users; on th
 quality on labels that matured later still, beside the baselines.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -32,12 +33,12 @@ from rewards.heads import Targets
 from rewards.model import RewardModel, foretold
 from rewards.network import Known, Network, Shape
 from rewards.objective import LoggingMoments
-from rewards.quality import head_quality
+from rewards.quality import Forecasts, head_quality
 from rewards.reactions import Channels
 from rewards.recency import lasting
 from rewards.sequences import Batch, batches
 from rewards.slices import BackTest, SliceSettings, back_test
-from rewards.stack import Foretold, fit_stack
+from rewards.stack import RETURN, Foretold, fit_stack
 from rewards.steps import streamed
 from rewards.taste import fit_tastes
 from rewards.training import TrainSettings, Watched, fit, states
@@ -136,7 +137,8 @@ def train_rewards(
                 fit_tastes(histories, content[:, : shape.directions], _played(histories, half == side, test.cut))
             )
             tasted.append(replace(inputs, taste=network.tastes(histories, decisions)))
-            watched = _watched(along, side, accelerator.is_main_process, lambda: bar.advance(task))
+            about = "" if along is None else _digest(tasted[-1], known)
+            watched = _watched(along, side, about, accelerator.is_main_process, lambda: bar.advance(task))
             place = None if along is None else along / f"half{side}.steps"
             with streamed(place, tasted[-1], known, plan, seed + side, accelerator) as streaming:
                 fit(network, streaming, settings.train, seed + side, accelerator, watched)
@@ -166,6 +168,7 @@ def train_rewards(
                 position,
                 settings.advantage,
                 seed + side,
+                seed,
             )
             found, told = fold.fit(test.labels)
         effects.append(found)
@@ -190,9 +193,9 @@ def train_rewards(
         features = torch.cat([*encoded, networks[0].trunk.counts(inputs.recency)], dim=1).numpy()
         model = replace(model, readout=_calibrate(plain, features, test))
     unseen = _unseen(networks, encoded, half[decisions.user])
-    model = replace(
-        model, stack=fit_stack(test.labels, lasting(inputs.recency.numpy()), unseen, test.periods, test.day, seed)
-    )
+    counts = lasting(inputs.recency.numpy())
+    forecasts = _forecasts(model, both, unseen, counts, half[decisions.user], test, seed)
+    model = replace(model, stack=fit_stack(test.labels, counts, unseen, test.periods, test.day, seed))
     sample = _sample(np.flatnonzero(test.informs), 20_000, seed)
     logged = model.advantage(both[sample], torch.from_numpy(decisions.slate[sample].astype(np.int64))[:, None])
     advantages, spread = logged.mean[:, 0].numpy().astype(np.float64), logged.spread[:, 0].numpy().astype(np.float64)
@@ -205,7 +208,7 @@ def train_rewards(
     )
     clock.lap("calibration")
     report = {
-        "heads": head_quality(model, both, plain, histories, decisions, test, seed, settings.baselines),
+        "heads": head_quality(forecasts, plain, histories, decisions, test, seed, settings.baselines),
         "advantage": _advantage_report(model, reports, advantages, spread),
         "overlap": overlap(networks, encoded, half, decisions, sample),
         "rows": {"decisions": len(decisions), "trained_on": len(trained_on), "informing": int(test.informs.sum())},
@@ -216,14 +219,22 @@ def train_rewards(
     return model, report
 
 
-def _watched(along: Path | None, side: int, main: bool, advance: Callable[[], None]) -> Watched:
+def _watched(along: Path | None, side: int, about: str, main: bool, advance: Callable[[], None]) -> Watched:
     if along is None:
         return Watched(advance)
     checkpoint = along / f"half{side}.safetensors"
     if not main:
-        return Watched(advance, checkpoint=checkpoint)
+        return Watched(advance, checkpoint=checkpoint, about=about)
     events = EventFile(along / f"half{side}", "rewards")
-    return Watched(advance, events.add, checkpoint)
+    return Watched(advance, events.add, checkpoint, about)
+
+
+def _digest(*parts: Inputs | Known) -> str:
+    """SHA-256 of what a network learns from."""
+    seen = hashlib.sha256()
+    for value in (value for part in parts for value in vars(part).values() if isinstance(value, Tensor)):
+        seen.update(value.contiguous().numpy().tobytes())
+    return seen.hexdigest()
 
 
 def _unseen(networks: Sequence[Network], encoded: Sequence[Tensor], side: np.ndarray) -> Foretold:
@@ -231,6 +242,36 @@ def _unseen(networks: Sequence[Network], encoded: Sequence[Tensor], side: np.nda
     one, other = (foretold([network.heads], [state]) for network, state in zip(networks, encoded, strict=True))
     second = (side == 0)[:, None]
     return Foretold(np.where(second, other.hazard, one.hazard), np.where(second, other.share, one.share))
+
+
+def _forecasts(
+    model: RewardModel,
+    states: Tensor,
+    unseen: Foretold,
+    counts: np.ndarray,
+    side: np.ndarray,
+    test: BackTest,
+    seed: int,
+) -> Forecasts:
+    """What is to be judged of each decision: by trees of the periods of listeners of the other half, side (D,).
+
+    The model's own trees have learned from the first days of the very windows that are judged, and a listener's other
+    windows hold the same days. What is published is by trees that know neither. The baselines have learned from earlier
+    windows of these listeners: they keep what that gives them.
+    """
+    outcomes = model.outcomes(states)
+    curve = model.return_curve(states) if model.shape.bins else None
+    for half in (0, 1):
+        rows = side == half
+        known = {family: np.where(rows[:, None], np.nan, happened) for family, happened in test.periods.items()}
+        stack = fit_stack(test.labels, counts, unseen, known, test.day, seed)
+        net = Foretold(unseen.hazard[rows], unseen.share[rows])
+        shares = stack.shares(test.labels, counts[rows], net)
+        for label in (label for label in test.labels if label.name in shares):
+            outcomes[label.name][rows] = shares[label.name] * label.trials
+        if curve is not None and RETURN in stack.trees:
+            curve[rows] = stack.return_curve(counts[rows], net)
+    return Forecasts(outcomes, curve)
 
 
 def _played(histories: Histories, users: np.ndarray, until: int) -> np.ndarray:

@@ -33,7 +33,7 @@ from rewards.stack import RETURN, Foretold, Stack
 from rewards.training import states
 from rewards.trunk import Inputs, TrunkSettings
 
-FORMAT = 5
+FORMAT = 6
 ENCODE_TOKENS = 16_384
 
 
@@ -174,7 +174,7 @@ class RewardModel:
             members.append(scores)
             supports.append(support)
         stacked = torch.stack(members)  # (networks, 1 + M, B, N, L)
-        draws = stacked[:, 1:].flatten(0, 1)
+        draws = stacked[:, 1:].mean(0)  # a member is the mean of what both networks' folds have it say
         support = torch.stack(supports).mean(0) - self.support_floor
         return SlateScores(stacked[:, 0].mean(0), draws.std(0), support)
 

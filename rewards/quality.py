@@ -1,4 +1,4 @@
-"""How good each head is on labels that matured after everything was fitted, beside what people use today.
+"""How good each head is on labels that matured after calibration, beside what people use today.
 
 The same rows, features up to the same moments and the same measures for all. Differences are paired by user: a model
 that is better only for one heavy user is not better. Everything is said again for new, light, heavy and lapsing
@@ -6,30 +6,36 @@ listeners, because a head may be right on average and wrong about those who are 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
-from torch import Tensor
 
 from data.histories import Decisions, Histories
 from rewards.baselines import BASELINES, Task
 from rewards.calibration import auc, brier, c_index, calibration_error, reliability
 from rewards.heads import Label, is_return
-from rewards.model import RewardModel
 from rewards.recency import recency_features
 from rewards.return_curves import Returns, return_curves
 from rewards.segments import SEGMENTS, segments
 from rewards.slices import BackTest
-from rewards.survival import Followed, auc_at, d_calibration, integrated_brier, squared_errors
+from rewards.survival import Followed, auc_at, d_calibration, integrated_brier, last_day_known, squared_errors
 
 DRAWS = 500
 FEWEST_JUDGED = 50
 
 
+@dataclass(frozen=True)
+class Forecasts:
+    """What is judged: the expected value (D,) of every label, and return curves (D, J) where there are returns."""
+
+    outcomes: Mapping[str, np.ndarray]
+    curve: np.ndarray | None
+
+
 def head_quality(
-    model: RewardModel,
-    states: Tensor,
+    forecasts: Forecasts,
     plain: dict[str, np.ndarray],
     histories: Histories,
     decisions: Decisions,
@@ -42,12 +48,12 @@ def head_quality(
 
     `return` is the time to return itself, see `_return`.
     """
-    predicted = model.outcomes(states)
+    predicted = forecasts.outcomes
     features = recency_features(histories, decisions)
     code = segments(features)
     known = (test.calibration.return_day > 0) | test.calibration.returned
     day, returned = test.calibration.return_day, test.calibration.returned
-    returns = Returns(features, day, returned, decisions.user, np.flatnonzero(known))
+    returns = Returns(features, last_day_known(day, returned), returned, decisions.user, np.flatnonzero(known))
     curves = return_curves(returns, test.calibration.bins, seed) if baselines and test.calibration.bins else {}
     result: dict[str, Any] = {}
     for label in test.labels:
@@ -63,6 +69,8 @@ def head_quality(
         entry = _measures(share, truth, label.trials == 1)
         entry["ece_before"] = calibration_error(plain[label.name][rows] / label.trials, truth)
         entry["n"] = len(rows)
+        if decisions.time[rows].max() < test.cut:
+            entry["note"] = "judged on decisions before the cut: no window that opened after it has closed by now"
         entry["reliability"] = reliability(share, truth, label.trials)
         entry["segments"] = _by_segment(share, truth, label, code[rows])
         if baselines and label.days > 0:
@@ -70,8 +78,8 @@ def head_quality(
             _beside(entry, label, share, truth, theirs, decisions.user[rows], seed)
         result[label.name] = entry
     retention = [label for label in test.labels if is_return(label.name)]
-    if retention:
-        result["return"] = _return(model, states, retention, curves, decisions, test, seed)
+    if retention and forecasts.curve is not None:
+        result["return"] = _return(forecasts.curve, retention, curves, decisions, test, seed)
     return result
 
 
@@ -167,8 +175,7 @@ def paired(differences: Mapping[str, np.ndarray], user: np.ndarray, seed: int) -
 
 
 def _return(
-    model: RewardModel,
-    states: Tensor,
+    foretold: np.ndarray,
     retention: list[Label],
     curves: Mapping[str, np.ndarray],
     decisions: Decisions,
@@ -181,14 +188,15 @@ def _return(
     rows = np.flatnonzero(decisions.time >= test.calibrated)
     if len(rows) < FEWEST_JUDGED:
         return {"n": len(rows), "note": "too few decisions after calibration to judge"}
-    day, returned, user = test.final.return_day[rows], test.final.returned[rows], decisions.user[rows]
+    returned, user = test.final.returned[rows], decisions.user[rows]
+    day = last_day_known(test.final.return_day[rows], returned)
     followed = Followed.of(day, returned)
     last = min(test.final.bins - 1, int(followed.horizon()))
     times = [float(t) for t in range(1, last + 1)]
     if not times:
         return {"n": len(rows), "note": "nobody was followed for a day"}
     middle = retention[len(retention) // 2].days
-    ours = model.return_curve(states[rows])
+    ours = foretold[rows]
     entry: dict[str, Any] = {"n": len(rows), "days": last}
     entry |= _curve_measures(ours, day, returned, user, followed, times, middle, retention, seed)
     theirs = {name: _curve_measures(curve[rows], day, returned, user, followed, times, middle, retention, seed)

@@ -27,25 +27,36 @@ COLUMNS = 1 + len(PERIODS)  # of the read-out: log-odds of silence, then of leav
 _PERIOD_OF_DAY = torch.tensor([place for place, (first, last) in enumerate(PERIODS) for _ in range(first, last + 1)])
 
 
+def days_seen(made: pl.DataFrame, users: pl.DataFrame | None, moment: datetime) -> np.ndarray:
+    """How many local days of each of D decisions, its own included, were over at a moment; 0 for later decisions.
+
+    made: user_id, time and local_day of each decision.
+    """
+    frame = with_time_zone(made.select("user_id", "time", "local_day"), users)
+    frame = frame.with_columns(now=pl.lit(moment, pl.Datetime("us", "UTC")))
+    seen = local_day(local_clock(frame, "now")).cast(pl.Int64) - frame["local_day"].cast(pl.Int32).cast(pl.Int64)
+    return seen.clip(lower_bound=0).fill_null(0).to_numpy()
+
+
 def leaving(
     made: pl.DataFrame, departures: pl.DataFrame | None, users: pl.DataFrame | None, moment: datetime
 ) -> tuple[np.ndarray, np.ndarray]:
     """(day, left) of D decisions as known at a moment: the local day of leaving after that of the decision (0: on it or
     before), or how many days were seen to their end without it.
 
-    made: user_id, time and local_day of each decision. departures: user_id and left_at; None = nobody left. A decision
-    that comes after the moment has 0 and False, which adds nothing.
+    made and the days as in `days_seen`. departures: user_id and left_at; None = nobody left. Who left on a day that is
+    not over is not counted yet: of those who may still leave on it nothing is known either. A decision that comes after
+    the moment has 0 and False, which adds nothing.
     """
+    seen = days_seen(made, users, moment)
     frame = with_time_zone(made.select("user_id", "time", "local_day"), users)
-    frame = frame.with_columns(now=pl.lit(moment, pl.Datetime("us", "UTC")))
     gone = pl.DataFrame(schema={"user_id": pl.String, "left_at": pl.Datetime("us", "UTC")})
     frame = frame.join(gone if departures is None else departures, on="user_id", how="left", maintain_order="left")
     day = frame["local_day"].cast(pl.Int32).cast(pl.Int64)
-    seen = (local_day(local_clock(frame, "now")).cast(pl.Int64) - day).clip(lower_bound=0)
     known = frame.select((pl.col("left_at") <= moment) & (pl.col("time") <= moment)).to_series().fill_null(False)
-    after = (local_day(local_clock(frame, "left_at")).cast(pl.Int64) - day).clip(lower_bound=0)
-    left = known.to_numpy()
-    return np.where(left, after.fill_null(0).to_numpy(), seen.to_numpy()).astype(np.int64), left
+    after = (local_day(local_clock(frame, "left_at")).cast(pl.Int64) - day).clip(lower_bound=0).fill_null(0).to_numpy()
+    left = known.to_numpy() & (after < seen)
+    return np.where(left, after, seen).astype(np.int64), left
 
 
 def log_likelihood(raw: Tensor, reachable: Tensor, day: Tensor, left: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def recency_features(histories: Histories, decisions: Decisions) -> np.ndarray:
     since = [_first_within(histories, decisions, origin, days) for days in WINDOWS]
     columns.extend(np.log1p(np.maximum(start - low, 0)) for low in since)
 
-    days_before = _distinct_days(histories, origin)
+    days_before = _distinct_days(histories)
     active = [days_before[start] - days_before[np.minimum(low, start)] for low in since]
     columns.extend(count for count in active[1:])
     # Per day that could have been seen: the same at the start of a log as at its end.
@@ -107,11 +107,12 @@ def _first_within(histories: Histories, decisions: Decisions, origin: int, days:
     return found
 
 
-def _distinct_days(histories: Histories, origin: int) -> np.ndarray:
+def _distinct_days(histories: Histories) -> np.ndarray:
     """Running number (E + 1,) of interactions that opened a new UTC day of their user."""
     if len(histories.time) == 0:
         return np.zeros(1, np.int64)
-    day = (histories.time - origin) // DAY
+    # Days of the calendar: counted from the first interaction at hand, they would hang on who else is at hand.
+    day = histories.time // DAY
     opens = np.ones(len(day), bool)
     opens[1:] = day[1:] != day[:-1]
     opens[histories.offsets[:-1][np.diff(histories.offsets) > 0]] = True

@@ -1,7 +1,8 @@
 """Return curves without a network: Kaplan-Meier by segment, Cox, BG/NBD.
 
 Each gives the probability of having returned by the end of day 0, 1, .. J - 1 after every decision, learned from the
-rows that our hazard is learned from and with the same censoring.
+rows that our hazard is learned from and with the same censoring: a day is that of the return, or the last known to be
+without one (`rewards.survival.last_day_known`).
 """
 
 from collections.abc import Mapping
@@ -14,18 +15,19 @@ from lifelines.exceptions import ConvergenceError
 from numpy.typing import NDArray
 
 from data.errors import InputError
-from rewards.bg_nbd import customers, fit_bg_nbd
+from rewards.bg_nbd import BgNbd, customers, fit_bg_nbd
 from rewards.segments import SEGMENTS, segments
 
 Floats = NDArray[np.float64]
 MOST_ROWS = 10_000  # that Cox is fitted on
 FEWEST_ROWS = 100
+HALF_A_DAY = 0.5  # from a decision to the end of its day, on average; a later day ends whole days after that
 
 
 @dataclass(frozen=True)
 class Returns:
-    """Counting features (D, F) of all decisions, whose return day (D,) and returned (D,) are known as far as `train`
-    rows may know them; the user (D,) of each."""
+    """Counting features (D, F) of all decisions, the last day known (D,) and returned (D,), as far as may be known, the
+    user (D,) of each; train: the rows to learn from, of which at least day 0 is known."""
 
     features: NDArray[np.float32]
     day: NDArray[np.int64]
@@ -47,7 +49,11 @@ def return_curves(returns: Returns, days: int, seed: int) -> Mapping[str, Floats
 
 
 def kaplan_meier(day: NDArray[np.int64], returned: NDArray[np.bool_], days: int) -> Floats:
-    """Probability (days,) of having returned by the end of each day (Kaplan & Meier, 1958)."""
+    """Probability (days,) of having returned by the end of each day (Kaplan & Meier, 1958).
+
+    day (n,): of the return, or the last known to be without one; rows at -1, of which no day is known, say nothing.
+    """
+    day, returned = day[day >= 0], returned[day >= 0]
     events = np.bincount(day[returned], minlength=days)[:days]
     gone = np.bincount(day, minlength=days)[:days]
     at_risk = len(day) - np.concatenate([[0], np.cumsum(gone)])[:-1]
@@ -95,15 +101,37 @@ def _cox(returns: Returns, days: int, seed: int) -> Floats | None:
     return result
 
 
-def _bg_nbd(returns: Returns, days: int) -> Floats | None:
-    x, last, age = customers(returns.features)
+def fit_customers(returns: Returns) -> BgNbd:
+    """BG/NBD of all that is known of each user: up to the last decision to learn from, and of the days after it.
+
+    Raises InputError where nobody came twice.
+    """
+    x, age = _at_the_decision(returns.features)
     _, at = np.unique(returns.user[returns.train][::-1], return_index=True)
-    latest = returns.train[::-1][at]  # one row per user, the last that may be learned from
+    latest = returns.train[::-1][at]  # one row per user
+    x, age, day, returned = x[latest], age[latest], returns.day[latest], returns.returned[latest]
+    # Nobody drops out in the moment of a visit: who does is told by the silence after it, so a customer is followed on.
+    # Without a return, t_x stays at the decision and T is the end of the last day known, as the curve below reads a
+    # day's end. With one, the return is one more repeat and the last that the row knows of: t_x = T, which is as right
+    # a place to stop at as any. Later on the same day it is no other day of use, and adds nothing.
+    again = returned & (day > 0)
+    followed = np.where(returned, day, day + HALF_A_DAY)
+    return fit_bg_nbd(x + again, age + np.where(again, day, 0.0), age + followed)
+
+
+def _bg_nbd(returns: Returns, days: int) -> Floats | None:
     try:
-        model = fit_bg_nbd(x[latest], last[latest], age[latest])
+        model = fit_customers(returns)
     except InputError:
         return None
-    # A decision is a visit, so the customer was alive a moment ago and nothing has passed since: t_x = T, once more.
-    curve = [model.buys_within(x + 1.0, age, age, float(day) + 0.5) for day in range(days)]
+    x, age = _at_the_decision(returns.features)
+    # The customer was there a moment ago and nothing has passed since: t_x = T.
+    curve = [model.buys_within(x, age, age, float(day) + HALF_A_DAY) for day in range(days)]
     result: Floats = np.stack(curve, axis=1)
     return result
+
+
+def _at_the_decision(features: NDArray[np.floating]) -> tuple[Floats, Floats]:
+    # A decision is a visit: one repeat more than before it, or the customer's first, which is none.
+    x, _, age = customers(features)
+    return np.where(age > 0, x + 1.0, 0.0), age

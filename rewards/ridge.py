@@ -21,13 +21,15 @@ STEPS = 10
 class Posterior:
     """Coefficients (P,), the Cholesky factor (lower) of their precision (P, P), prior precision per group, noise.
 
-    gain: by how much (nats) the data are likelier with these coefficients than with none.
+    prior (P,): prior precision of each coefficient. gain: by how much (nats) the data are likelier with these
+    coefficients than with none.
     """
 
     mean: np.ndarray
     factor: np.ndarray
     precision: np.ndarray
     noise: float
+    prior: np.ndarray
     gain: float
 
     def draws(self, count: int, scale: float, rng: np.random.Generator) -> np.ndarray:
@@ -35,6 +37,23 @@ class Posterior:
         white = rng.standard_normal((len(self.mean), count))
         away = scipy.linalg.solve_triangular(self.factor, white, lower=True, trans="T")
         result: np.ndarray = self.mean + scale * away.T
+        return result
+
+    def draws_from(self, prior: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Draws (n, P) of the coefficients, each from a standard normal draw of the prior (n, P) and a new one of the
+        data (perturb and maximise: Papandreou & Yuille, 2010).
+
+        Two posteriors with data of their own that are given the same `prior` lack the same where neither knows
+        anything, and err apart where both know something: so is the mean of the two.
+        """
+        whole = self.factor @ self.factor.T
+        size = np.sqrt(np.diag(whole))
+        # In units in which all columns are alike, so that one that is shut leaves the others their digits; and sums of
+        # single precision are not quite positive.
+        data = (whole - np.diag(self.prior)) / np.outer(size, size) + 1e-5 * np.eye(len(size))
+        noise = size[:, None] * scipy.linalg.cholesky(data, lower=True)
+        pushed = noise @ rng.standard_normal((len(self.mean), len(prior))) + (prior * np.sqrt(self.prior)).T
+        result: np.ndarray = self.mean + scipy.linalg.cho_solve((self.factor, True), pushed).T
         return result
 
 
@@ -78,7 +97,8 @@ def fit_ridge(
     factor = scipy.linalg.cholesky(gram + np.diag(precision[group]), lower=True)
     mean = scipy.linalg.cho_solve((factor, True), target)
     nothing = _evidence(gram, target, (SHUT * start)[group])
-    return Posterior(mean, factor, precision, noise, _evidence(gram, target, precision[group]) - nothing)
+    gain = _evidence(gram, target, precision[group]) - nothing
+    return Posterior(mean, factor, precision, noise, precision[group], gain)
 
 
 def _widths(

@@ -19,7 +19,7 @@ from data.errors import InputError
 from data.histories import Decisions
 from data.outcomes import as_of
 from rewards.heads import Label, Targets, carried, is_return
-from rewards.reach import leaving
+from rewards.reach import days_seen, leaving
 from rewards.stack import passed
 
 FEWEST_KNOWN = 100  # known labels below which a head is not trained
@@ -109,15 +109,16 @@ def back_test(
         raise InputError(f"rewards: by the cut at {when} the log knows nothing of {known}: give a longer log")
     every = _aligned(outcomes, decisions)
     left = {name: leaving(every, departures, users, _instant(us)) for name, us in moments.items()}
-    calibration = _targets(at["calibrated"], labels, left["calibrated"])
+    seen = {name: days_seen(every, users, _instant(us)) for name, us in moments.items()}
+    calibration = _targets(at["calibrated"], labels, seen["calibrated"], left["calibrated"])
     return BackTest(
         labels=labels,
         cut=moments["cut"],
         calibrated=moments["calibrated"],
-        train=_targets(at["cut"], labels, left["cut"]),
-        advantage=_targets(at["advantage"], labels, left["advantage"]),
+        train=_targets(at["cut"], labels, seen["cut"], left["cut"]),
+        advantage=_targets(at["advantage"], labels, seen["advantage"], left["advantage"]),
         calibration=calibration,
-        final=_targets(every, labels, leaving(every, departures, users, end)),
+        final=_targets(every, labels, days_seen(every, users, end), leaving(every, departures, users, end)),
         informs=at["advantage"]["matured_0d"].is_not_null().to_numpy()
         & (at["advantage"]["matured_0d"] <= _instant(moments["advantage"])).fill_null(False).to_numpy(),
         day=at["calibrated"]["local_day"].cast(pl.Int32).cast(pl.Int64).fill_null(-1).to_numpy(),
@@ -135,7 +136,9 @@ def _aligned(frame: pl.DataFrame, decisions: Decisions) -> pl.DataFrame:
     return ids.join(frame, on="decision_id", how="left", maintain_order="left")
 
 
-def _targets(frame: pl.DataFrame, labels: tuple[Label, ...], left: tuple[np.ndarray, np.ndarray]) -> Targets:
+def _targets(
+    frame: pl.DataFrame, labels: tuple[Label, ...], seen: np.ndarray, left: tuple[np.ndarray, np.ndarray]
+) -> Targets:
     # A count above its trials (an item of the slate played twice, say) is all of them.
     counts = {label.name: pl.min_horizontal(pl.col(label.name).cast(pl.Float32), label.trials) for label in labels}
     known = {name: pl.when(pl.col(name).is_not_null()).then(count) for name, count in counts.items()}
@@ -143,7 +146,10 @@ def _targets(frame: pl.DataFrame, labels: tuple[Label, ...], left: tuple[np.ndar
     values = {label.name: read[label.name].cast(pl.Float32).to_numpy() for label in labels}
     if any(is_return(label.name) for label in labels):
         day = np.maximum(frame["return_days"].fill_null(0).cast(pl.Int64).to_numpy(), 0)
-        returned = frame["return_observed"].fill_null(False).to_numpy()
+        # A return on the day that is not over yet is not counted: who has not come today may still, so a day with its
+        # returns and without its stays would promise too much.
+        returned = frame["return_observed"].fill_null(False).to_numpy() & (day < seen)
+        day = np.minimum(day, seen)
     else:
         day, returned = np.zeros(frame.height, np.int64), np.zeros(frame.height, bool)
     return Targets(labels, values, day, returned, *left)

@@ -1,10 +1,12 @@
 """Judging a predicted return curve where many have not returned yet: weights instead of guesses.
 
-A row is followed until it returns on local day `day`, or is censored after `day` days without a return. Whoever is
-still unseen when the log ends is neither a return nor a stay, so those whose fate is known are weighted by one over the
-probability of having been followed that long (inverse probability of censoring: Graf, Schmoor, Sauerbrei & Schumacher,
-1999). Days are whole: on one day returns come before censoring, so a row censored on day t is known not to have
-returned by t, and everything is weighted by G(t-), the probability of being followed up to the start of day t.
+A row is followed until it returns on local day `day`, or is censored with `day` the last day that is known to have
+passed without a return. That is not the label's number, which counts days: `last_day_known` makes the one of the other,
+and whatever here and in `rewards.return_curves` takes `day` means the last day known. Whoever is still unseen when the
+log ends is neither a return nor a stay, so those whose fate is known are weighted by one over the probability of having
+been followed that long (inverse probability of censoring: Graf, Schmoor, Sauerbrei & Schumacher, 1999). Days are whole:
+on one day returns come before censoring, so a row censored on day t is known not to have returned by the end of t, and
+everything is weighted by G(t-), the probability of being followed up to the start of day t.
 """
 
 from collections.abc import Sequence
@@ -18,9 +20,19 @@ Floats = NDArray[np.float64]
 LEAST_FOLLOWED = 0.02  # weights are at most 50: past that, the log says nothing about such a day
 
 
+def last_day_known(days: NDArray[np.integer], returned: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The last local day (n,) of which it is known whether a row had returned by its end; -1 where no day is.
+
+    days (n,): return_days of `data.labels_return` (return_day of `rewards.heads.Targets`): the day of the return or,
+    where none was seen, how many days were seen to their end, day 0 included. Of t days seen, 0 .. t - 1 are known to
+    be without a return, and day t is not.
+    """
+    return np.where(returned, days, days - 1).astype(np.int64)
+
+
 @dataclass(frozen=True)
 class Followed:
-    """How long rows were followed: day (n,) of return or censoring, returned (n,), and G(t-) for t = 0, 1, .. (T,)."""
+    """How long rows were followed: last day known (n,), returned (n,), and G(t-) for t = 0, 1, .. (T,)."""
 
     day: NDArray[np.float64]
     returned: NDArray[np.bool_]
@@ -29,7 +41,7 @@ class Followed:
 
     @staticmethod
     def of(day: NDArray[np.generic], returned: NDArray[np.bool_]) -> "Followed":
-        """Kaplan-Meier of the censoring."""
+        """Kaplan-Meier of the censoring. day (n,): of the return, or the last known to be without one."""
         when = day.astype(np.float64)
         times, at = np.unique(when, return_inverse=True)
         events = np.bincount(at, weights=returned, minlength=len(times))
@@ -102,9 +114,10 @@ def d_calibration(
 
     D-calibration (Haider, Hoehn, Davis & Greiner, 2020): survival at the time of the event is uniform if a model means
     what it says; a censored row is spread evenly over what is left below its survival. survival (n, J): probability of
-    not having returned by the end of day j. A return on day j stands for all between S(j) and S(j - 1), because days
-    are whole (Czado, Gneiting & Held, 2009); one from day J on is censored at J - 1. The p-value (chi-squared with bins
-    - 1 degrees of freedom) is for independent rows: give one row per user.
+    not having returned by the end of day j. day (n,): of the return, or the last known to be without: of -1 nothing is
+    known (`last_day_known`). A return on day j stands for all between S(j) and S(j - 1), because days are whole (Czado,
+    Gneiting & Held, 2009); one from day J on is censored at J - 1. The p-value (chi-squared with bins - 1 degrees of
+    freedom) is for independent rows: give one row per user.
     """
     J = survival.shape[1]
     seen = returned & (day < J)

@@ -48,11 +48,13 @@ PARTS = ("outcomes", "reactions", "anyway", "exposure")
 @dataclass(frozen=True)
 class Watched:
     """What is done along the way. advance: after every step, for a progress bar. track: with the step and its losses
-    by part. checkpoint: a file that every finished epoch is kept in, and that training goes on from."""
+    by part. checkpoint: a file that every finished epoch is kept in, and that training goes on from; about: what is
+    learned from, in a word that changes with it, or another log's training would be gone on with."""
 
     advance: Callable[[], None] = lambda: None
     track: Callable[[int, dict[str, float]], None] = lambda step, losses: None
     checkpoint: Path | None = None
+    about: str = ""
 
 
 UNWATCHED = Watched()
@@ -95,7 +97,7 @@ def fit(
     step_module = _Step(network, settings)
     prepared, optimizer = accelerator.prepare(step_module, optimizer)
     torch.manual_seed(seed)  # dropout; the same on every rank, whose windows differ
-    key = f"{asdict(settings)} seed {seed} ranks {ranks} steps {steps.sizes}"
+    key = f"{asdict(settings)} {asdict(network.shape)} seed {seed} ranks {ranks} steps {steps.sizes} {watched.about}"
     done = _resume(watched.checkpoint, key, network, optimizer, schedule)
     prepared.train()
     sums = dict.fromkeys(PARTS, 0.0)

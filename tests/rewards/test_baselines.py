@@ -10,12 +10,14 @@ import pytest
 from lifelines import KaplanMeierFitter
 
 from data.errors import InputError
+from data.histories import Decisions, Histories
 from rewards.baselines import BASELINES, Task
 from rewards.bg_nbd import BgNbd, customers, fit_bg_nbd
 from rewards.heads import LABELS
 from rewards.recency import COLUMNS, DAY, recency_features
-from rewards.return_curves import Returns, kaplan_meier, return_curves
+from rewards.return_curves import Returns, fit_customers, kaplan_meier, return_curves
 from rewards.segments import SEGMENTS, segments
+from rewards.survival import last_day_known
 from tests.rewards.made_up_log import MadeUp
 
 SHARED = Path(os.environ.get("LONGPLAY_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -108,6 +110,44 @@ def test_bg_nbd_finds_the_customers_it_was_drawn_from() -> None:
         assert chance[of].mean() == pytest.approx(later[of].mean(), abs=0.04)
     with pytest.raises(InputError, match="bought twice"):
         fit_bg_nbd(np.zeros(5), np.zeros(5), np.ones(5))
+
+
+def visits_of_customers(truth: BgNbd, users: int, days: int, rng: np.random.Generator) -> tuple[Returns, np.ndarray]:
+    """What a log of `days` days that ends at midnight knows of customers who join in its first half, each visit a
+    decision; and whether each visit was followed by another within 28 days, had the log gone on."""
+    rate, leaves = rng.gamma(truth.r, 1 / truth.alpha, users), rng.beta(truth.a, truth.b, users)
+    user, time, again = [], [], []
+    for i in range(users):
+        t, stays = rng.uniform(0, days / 2), True
+        while t < days:
+            user.append(i)
+            time.append(t)
+            gap = rng.exponential(1 / rate[i]) if stays else np.inf
+            again.append(gap <= 28)
+            t += gap
+            stays = rng.random() >= leaves[i]
+    who, when = np.array(user, np.int32), (np.array(time) * DAY).astype(np.int64)
+    rows, zeros = len(who), np.zeros(len(who), np.int8)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(who, minlength=users))]).astype(np.int64)
+    week = (when // (DAY // 24) % 168).astype(np.int16)
+    made = Decisions([""] * rows, who, np.arange(rows), when, week, zeros, zeros[:, None], zeros, [], zeros, zeros)
+    features = recency_features(Histories([], offsets, zeros, zeros, when, zeros, week), made)
+    returned = np.concatenate([who[1:] == who[:-1], [False]])
+    seen = days - when // DAY  # all of the last day, of which nothing is known after it
+    day = np.where(returned, np.roll(when, -1) // DAY - when // DAY, seen)
+    return Returns(features, last_day_known(day, returned), returned, who, np.arange(rows)), np.array(again)
+
+
+def test_bg_nbd_hears_the_silence_after_the_last_visit() -> None:
+    truth = BgNbd(0.8, 10.0, 0.8, 2.5)
+    returns, again = visits_of_customers(truth, 3000, 120, np.random.default_rng(4))
+    model = fit_customers(returns)
+    assert model.a / (model.a + model.b) == pytest.approx(truth.a / (truth.a + truth.b), abs=0.04)
+    assert model.r / model.alpha == pytest.approx(truth.r / truth.alpha, rel=0.1)
+    curve = return_curves(returns, 29, 0)["bg_nbd"][:, 28]
+    repeats = np.arange(len(again)) - np.searchsorted(returns.user, returns.user)
+    for of in (repeats == 0, repeats == 1, repeats == 2, repeats > 4):
+        assert curve[of].mean() == pytest.approx(again[of].mean(), abs=0.04)
 
 
 def test_bg_nbd_at_the_published_estimates() -> None:

@@ -48,6 +48,26 @@ def test_counts_by_hand() -> None:
     np.testing.assert_allclose(table["weekend"], [1, 0, 0])
 
 
+def test_a_day_is_the_calendars_whoever_else_is_at_hand() -> None:
+    """A model that serves reads one history alone, and has learned from all of them together."""
+    histories, decisions = _log()
+    shift = 22 * HOUR  # the first two interactions before midnight, the third at it
+    late = Histories(**{**vars(histories), "time": histories.time + shift})
+    alone = Histories(
+        ["a"], np.array([0, 4]), *(getattr(late, name)[:4] for name in ("item", "action", "time", "surface")),
+        late.hour_of_week[:4],
+    )  # fmt: skip
+    early = late.time.copy()
+    early[4] -= 30 * DAY + 15 * HOUR
+    beside = Histories(**{**vars(late), "time": early})
+    when = Decisions(**{**vars(decisions), "time": decisions.time + shift})
+    for log in (late, beside):
+        table = dict(zip(COLUMNS, recency_features(log, when.take(np.array([0]))).T, strict=True))
+        own = dict(zip(COLUMNS, recency_features(alone, when.take(np.array([0]))).T, strict=True))
+        np.testing.assert_allclose(table["active_days_28d"], own["active_days_28d"])
+        assert own["active_days_28d"] == 3, "an evening, the night after it, and nine days later"
+
+
 def test_only_the_past_counts() -> None:
     histories, decisions = _log()
     earlier = Decisions(**{**vars(decisions), "start": np.array([3, 4, 4]), "time": decisions.time - 8 * DAY})

@@ -47,3 +47,22 @@ def test_a_wide_group_that_explains_nothing_is_shut_beside_one_column_that_does(
         found = fit_ridge(x.T @ x, x.T @ y, 1.0, np.repeat([0, 1], [1, 300]), {0: 0.25})
         errors.append(float(np.sum((found.mean - beta) ** 2)) / 0.2**2)
     assert np.median(errors) < 0.015, "of what the column does; ten steps alone leave .03"
+
+
+def test_two_halves_err_apart_where_they_know_and_together_where_they_do_not() -> None:
+    """The spread of the mean of two posteriors, each from data of its own, is the error of that mean."""
+    for rows in (1, 10, 1000):
+        errors, promised = [], []
+        for seed in range(60):
+            rng = np.random.default_rng(seed)
+            beta = rng.standard_normal(20)
+            prior, halves = rng.standard_normal((200, 20)), []
+            for _ in range(2):
+                x, y = _data(rng, rows, beta)
+                halves.append(fit_ridge(x.T @ x, x.T @ y, 1.0, np.zeros(20, int), {0: 1.0}, learned=False))
+            mean = (halves[0].mean + halves[1].mean) / 2
+            draws = sum(half.draws_from(prior, rng) for half in halves) / 2
+            np.testing.assert_allclose(draws.mean(0), mean, atol=0.3)
+            errors.append(np.mean((mean - beta) ** 2))
+            promised.append(np.mean(draws.var(0)))
+        assert 0.8 < (np.mean(promised) / np.mean(errors)) ** 0.5 < 1.2, rows

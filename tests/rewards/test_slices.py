@@ -1,4 +1,4 @@
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import polars as pl
@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from data.errors import InputError
-from rewards.slices import SliceSettings, back_test
+from rewards.heads import carried
+from rewards.reach import days_seen
+from rewards.slices import SliceSettings, _targets, back_test
 from tests.rewards.made_up_log import SMALL, MadeUp, make_log, train
 
 
@@ -40,9 +42,44 @@ def test_slices_never_share_a_label(small_log: MadeUp) -> None:
 
 def test_a_return_that_is_not_in_yet_is_censored_at_the_cut(small_log: MadeUp) -> None:
     test = back_test(small_log.decisions, small_log.outcomes, small_log.end, None, SliceSettings(0.5, 0.75, 0.5))
+    day = 86_400_000_000
     made = small_log.decisions.time < test.cut
-    came = small_log.decisions.time + test.final.return_day * 86_400_000_000 <= test.cut
+    # By the end of the last day that is over: on the cut's own day only those who are back early are known.
+    came = small_log.decisions.time // day + test.final.return_day < test.cut // day
     np.testing.assert_array_equal(test.train.returned, made & came)
+    whole = np.maximum(test.cut // day - small_log.decisions.time // day, 0)
+    np.testing.assert_array_equal(test.train.return_day[~test.train.returned], whole[~test.train.returned])
+
+
+def test_a_log_that_ends_at_noon_promises_no_more_returns_than_one_that_ends_at_midnight() -> None:
+    """Everybody comes back with probability .25 a day, at nine in the morning."""
+    rng = np.random.default_rng(0)
+    day = rng.geometric(0.25, 20_000)
+    start = datetime(2026, 3, 2, 9, tzinfo=UTC)
+    end = datetime(2026, 3, 9, 12, tzinfo=UTC)
+    made = pl.DataFrame(
+        {
+            "user_id": [f"u{n}" for n in range(len(day))],
+            "time": [start + timedelta(days=int(n % 7)) for n in range(len(day))],
+            "local_day": [(start + timedelta(days=int(n % 7))).date() for n in range(len(day))],
+        },
+        schema_overrides={"time": pl.Datetime("us", "UTC")},
+    )
+    lasted = 7 - np.arange(len(day)) % 7  # days until the log's last morning
+    frame = made.with_columns(
+        return_days=pl.Series(np.minimum(day, lasted)),
+        return_observed=pl.Series(day <= lasted),
+        returned_7d=pl.Series(day <= 7),
+    )
+    labels = carried(frame, 1, ("returned_7d",))
+    seen = days_seen(made, None, end)
+    known = _targets(frame, labels, seen, (np.zeros(len(day), np.int64), np.zeros(len(day), bool)))
+    events = known.returned.sum()
+    # A day 0 without a return is no day at risk here; each of the others is, of those who had not been back.
+    at_risk = sum(
+        np.sum(known.return_day >= j) - np.sum((known.return_day == j) & ~known.returned) for j in range(1, 8)
+    )
+    assert abs(events / at_risk - 0.25) < 3 * (0.25 * 0.75 / at_risk) ** 0.5
 
 
 def test_labels_that_mature_later_change_nothing_that_was_learned(one_thread: None) -> None:
