@@ -68,7 +68,7 @@ def _on_ray(work: BucketWork, buckets: int) -> Iterator[int]:
     try:
         import ray
     except ImportError:
-        raise InputError("engine ray: Ray is not installed: pip install 'longplay[ray]'") from None
+        raise InputError("engine ray: Ray is not installed: pip install '.[ray]'") from None
     started = not ray.is_initialized()
     if started:
         # With RAY_ADDRESS set it joins that cluster, else it starts one of its own on this machine.

@@ -224,7 +224,7 @@ def _from_duckdb(path: Path, query: str) -> pl.DataFrame:
     try:
         import duckdb
     except ImportError:
-        raise InputError("a DuckDB source needs the package duckdb: pip install 'longplay[sources]'") from None
+        raise InputError("a DuckDB source needs the package duckdb: pip install '.[sources]'") from None
     if not path.is_file():
         raise InputError(f"{path}: no such database: check the path")
     try:
@@ -246,7 +246,7 @@ def _from_postgresql(variable: str, query: str) -> pl.DataFrame:
         from adbc_driver_manager import Error
         from adbc_driver_postgresql import dbapi
     except ImportError:
-        fix = "pip install 'longplay[sources]'"
+        fix = "pip install '.[sources]'"
         raise InputError(f"a PostgreSQL source needs the package adbc-driver-postgresql: {fix}") from None
     limits = f"connect_timeout={CONNECT_SECONDS}&options=-c%20statement_timeout%3D{QUERY_SECONDS * 1000}"
     try:

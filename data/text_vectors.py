@@ -38,7 +38,7 @@ def encoder_of(name: str) -> str:
     if name not in ENCODERS:
         raise InputError(f"unknown text encoder {name!r}: choose one of {', '.join(ENCODERS)}")
     if name == "wordllama" and not there:
-        raise InputError("text encoder 'wordllama' is not installed: pip install 'longplay[sentences]', or use tf-idf")
+        raise InputError("text encoder 'wordllama' is not installed: pip install '.[sentences]', or use tf-idf")
     return name
 
 

@@ -5,7 +5,7 @@ ranked item rows (N, k), best first and padded with -1, so a counting model, a n
 constrained beam enter alike. Hits are counted on items, never on semantic-ID strings.
 
 Both floors are fitted on interactions before the cut only. A first-order transition count is hard to beat
-(PEERS.md: counting models pass many neural ones), so no ranking table of ours leaves it out.
+(counting models pass many neural ones), so no ranking table of ours leaves it out.
 """
 
 from __future__ import annotations

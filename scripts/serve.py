@@ -147,7 +147,7 @@ def _serve_on_ray(arguments: ServeArguments, plan: Plan, deployment: Deployment,
         from policy.serving.ray_app import deploy, shut_down
     except ModuleNotFoundError as error:
         raise InputError(
-            f"Ray Serve is not installed ({error.name} is missing): pip install 'longplay[ray]'"
+            f"Ray Serve is not installed ({error.name} is missing): pip install '.[ray]'"
         ) from error
     settings = None if arguments.engine_url else _engine_settings(arguments, plan, deployment)
     replicas = (arguments.gateways, arguments.engines)

@@ -1,4 +1,4 @@
-"""Globo.com news clicks (de Souza Pereira Moreira et al. 2018): 17 days of reading in Brazil, as clicks.parquet.
+"""Globo.com news clicks (de Souza Pereira Moreira et al. 2018): 16 days of reading in Brazil, as clicks.parquet.
 
 | ours | theirs |
 |---|---|

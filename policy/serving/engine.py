@@ -270,7 +270,7 @@ def check_port(host: str, port: int) -> None:
 
 def _check(settings: EngineSettings) -> None:
     if importlib.util.find_spec("vllm") is None:
-        raise InputError("vLLM is not installed: run `make setup`, or pip install 'longplay[serve-cpu]' (GPU: serve)")
+        raise InputError("vLLM is not installed: run `make setup`, or pip install '.[serve-cpu]' (GPU: serve)")
     if not (settings.model / "config.json").is_file():
         raise InputError(f"{settings.model} holds no policy to serve: train one first (make demo)")
     for name, folder in settings.adapters.items():
