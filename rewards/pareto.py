@@ -8,7 +8,7 @@ scores that chose a slate flatter it, because the highest of many guesses is als
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,15 +17,22 @@ from torch import Tensor
 from data.errors import InputError
 from rewards.objective import LoggingMoments, Objective, SlateScores
 
+# Beyond these multipliers, in the reward's own unit, float32 forgets what else there is to an objective, and what is
+# outside a log's support is bought for its promise.
+MOST_PRICE = 2.0**16
+_HALVINGS = 30
+
 
 @dataclass(frozen=True)
 class Point:
-    """One mixture: its weights, the mean advantage of its slates per head in the head's unit, standard errors of those,
-    and whether another point is better at both ends."""
+    """One mixture: its weights, the mean advantage of its slates per head in the head's unit, standard errors of those
+    over states and of what sets them apart from the front's first point (paired by state), and whether another point is
+    better at both ends."""
 
     weights: Mapping[str, float]
     gain: Mapping[str, float]
     error: Mapping[str, float]
+    apart: Mapping[str, float]
     dominated: bool = False
 
 
@@ -38,7 +45,11 @@ class Front:
 
     def json(self) -> dict[str, Any]:
         """The front as plain numbers."""
-        return {"traded": list(self.traded), "points": [asdict(point) for point in self.points]}
+        told = ("weights", "gain", "error", "dominated")
+        return {
+            "traded": list(self.traded),
+            "points": [{name: getattr(point, name) for name in told} for point in self.points],
+        }
 
     def sentences(self) -> tuple[str, ...]:
         """What it says, for people: both ends, what comes free, and the rate of exchange in between."""
@@ -48,7 +59,7 @@ class Front:
         told.append(f"All weight on {_words(second)}: {_both(end, first, second)}.")
         free = _free(self)
         if free is not None:
-            # The furthest mixture whose loss on the first head is within its own error.
+            # The furthest mixture whose loss on the first head is within the standard error of that loss.
             more = free.gain[second] - start.gain[second]
             told.append(
                 f"Up to weight {free.weights[second]:.2f} on {_words(second)}, {more:+.3f} {_unit(second)} cost no "
@@ -81,40 +92,45 @@ def sweep(
     if steps < 2 or choose.mean.shape[0] < 2:
         raise InputError(f"Pareto front: {steps} steps over {choose.mean.shape[0]} states: at least 2 of each")
     valued = value if value is not None else choose
-    points = []
+    points: list[Point] = []
+    first: Tensor | None = None
     for step in range(steps):
         share = step / (steps - 1)
         weights = {traded[0]: 1.0 - share, traded[1]: share}
         best = moments.objective(weights, kappa, penalty).lower_bound(choose).argmax(1)
-        taken = _taken(valued.mean, best)
-        mean, error = taken.mean(0), taken.std(0) / len(taken) ** 0.5
-        points.append(
-            Point(
-                weights,
-                dict(zip(moments.labels, mean.tolist(), strict=True)),
-                dict(zip(moments.labels, error.tolist(), strict=True)),
-            )
-        )
+        taken = _taken(valued.mean, best)  # (B, Hd)
+        first = taken if first is None else first
+        root = len(taken) ** 0.5
+        told = (taken.mean(0), taken.std(0) / root, (taken - first).std(0) / root)
+        points.append(Point(weights, *(dict(zip(moments.labels, of.tolist(), strict=True)) for of in told)))
     return Front(traded, tuple(replace(point, dominated=_dominated(point, points, traded)) for point in points))
 
 
 @dataclass(frozen=True)
 class Kept:
     """An objective whose multipliers keep its constraints, the level of each (standard deviations under logging), which
-    of them no multiplier could keep, and what keeping them took from the weighted sum (same unit)."""
+    of them no multiplier could keep, what keeping them took from the weighted sum (same unit), and the most that is on
+    offer of each: its level if every state took the slate with most of it."""
 
     objective: Objective
     levels: Mapping[str, float]
     broken: tuple[str, ...]
     price: float
+    offered: Mapping[str, float]
 
     def sentences(self) -> tuple[str, ...]:
         """The price of every promise, for people."""
         told = []
         for constraint in self.objective.constraints:
             name, level = _words(constraint.label), self.levels[constraint.label]
-            if constraint.label in self.broken:
-                told.append(f"{name} cannot be kept at {constraint.floor:+.2f}: the best on offer is {level:+.2f}.")
+            offered = self.offered[constraint.label]
+            if constraint.label in self.broken and offered < constraint.floor:
+                told.append(f"{name} cannot be kept at {constraint.floor:+.2f}: the best on offer is {offered:+.2f}.")
+            elif constraint.label in self.broken:
+                told.append(
+                    f"{name} is not kept at {constraint.floor:+.2f} by any price: it comes to {level:+.2f}, because what "
+                    f"would bring it to {offered:+.2f} is uncertain, rare in the log or breaks another promise."
+                )
             elif constraint.multiplier == 0:
                 told.append(f"{name} stays at {level:+.2f} by itself: the promise of {constraint.floor:+.2f} is free.")
             else:
@@ -128,34 +144,36 @@ class Kept:
 
 
 def keep(objective: Objective, scores: SlateScores, rounds: int = 200, tolerance: float = 0.02) -> Kept:
-    """Multipliers with which the best slates (B, N) of the objective keep its constraints: projected dual ascent with
-    shrinking steps (Boyd, Xiao & Mutapcic, 2003), from the smallest multipliers upwards.
+    """The smallest multipliers with which the best slates (B, N) of the objective keep its constraints.
+
+    Each is found beside the others', by doubling and bisection: where the objective takes nothing off for spread, a
+    level never falls as its own multiplier grows (Everett, 1963, "lambda theorem"). All are gone through until none
+    moves, at most `rounds` times.
 
     The levels are those of each state's best slate. A constraint more than `tolerance` below its floor after all
-    rounds is broken: on these candidates it cannot be kept, whatever it is worth.
+    rounds is broken: on these candidates it cannot be kept, whatever it is worth. Its multiplier is the smallest with
+    which it comes as near as it goes.
     """
     free = replace(objective, constraints=tuple(replace(c, multiplier=0.0) for c in objective.constraints))
     before = _level(free.value(scores), free.lower_bound(scores).argmax(1))
+    offered = {c.label: _level(*_alone(objective, c.label, scores)) for c in objective.constraints}
     best: Objective | None = None
     now = free
-    for at in range(rounds):
+    for _ in range(rounds):
+        last = now
+        for place in range(len(now.constraints)):
+            now = _kept_alone(now, place, scores, offered[now.constraints[place].label])
         levels = levels_of(now, scores)
         if all(levels[c.label] >= c.floor for c in now.constraints) and (best is None or _total(now) < _total(best)):
             best = now
-        step = 4.0 / (1.0 + at) ** 0.5
-        now = replace(
-            now,
-            constraints=tuple(
-                replace(c, multiplier=max(c.multiplier + step * (c.floor - levels[c.label]), 0.0))
-                for c in now.constraints
-            ),
-        )
+        if now.constraints == last.constraints:
+            break
     chosen = best if best is not None else now
     levels = levels_of(chosen, scores)
     broken = tuple(c.label for c in chosen.constraints if levels[c.label] < c.floor - tolerance)
     # In the currency of the objective without its constraints, at the slates now chosen.
     after = _level(free.value(scores), chosen.lower_bound(scores).argmax(1))
-    return Kept(chosen, levels, broken, before - after)
+    return Kept(chosen, levels, broken, before - after, offered)
 
 
 def levels_of(objective: Objective, scores: SlateScores) -> dict[str, float]:
@@ -163,6 +181,43 @@ def levels_of(objective: Objective, scores: SlateScores) -> dict[str, float]:
     taken = _taken(scores.mean, objective.lower_bound(scores).argmax(1)).mean(0)
     at = {label: index for index, label in enumerate(objective.labels)}
     return {c.label: float(taken[at[c.label]]) / objective.scales[at[c.label]] for c in objective.constraints}
+
+
+def _kept_alone(objective: Objective, place: int, scores: SlateScores, offered: float) -> Objective:
+    """The objective with the smallest multiplier of one constraint that keeps it beside the multipliers of the others,
+    or, where none does, the smallest that brings it nearest."""
+    of = objective.constraints[place]
+
+    def priced(multiplier: float) -> Objective:
+        given = [*objective.constraints]
+        given[place] = replace(of, multiplier=multiplier)
+        return replace(objective, constraints=tuple(given))
+
+    def level(multiplier: float) -> float:
+        return levels_of(priced(multiplier), scores)[of.label]
+
+    aim = min(of.floor, offered)  # more than there is cannot be asked for
+    tried = [(0.0, level(0.0))]
+    while tried[-1][1] < aim and tried[-1][0] < MOST_PRICE * objective.total:
+        multiplier = 2.0 * tried[-1][0] if len(tried) > 1 else objective.total
+        tried.append((multiplier, level(multiplier)))
+    aim = min(aim, max(reached for _, reached in tried))
+    first = next(at for at, (_, reached) in enumerate(tried) if reached >= aim)
+    low, high = tried[max(first - 1, 0)][0], tried[first][0]
+    for _ in range(_HALVINGS if first else 0):
+        middle = 0.5 * (low + high)
+        if level(middle) >= aim:
+            high = middle
+        else:
+            low = middle
+    return priced(high)
+
+
+def _alone(objective: Objective, label: str, scores: SlateScores) -> tuple[Tensor, Tensor]:
+    """Scores (B, N) of one head in standard deviations under logging, and the slate (B,) that has most of it."""
+    at = objective.labels.index(label)
+    score = scores.mean[..., at] / objective.scales[at]
+    return score, score.argmax(1)
 
 
 def _total(objective: Objective) -> float:
@@ -187,12 +242,14 @@ def _dominated(point: Point, points: Sequence[Point], traded: tuple[str, str]) -
 
 
 def _free(front: Front) -> Point | None:
+    """The last point that has more of the second head and has lost no more of the first than the standard error of that
+    loss, paired by state."""
     first, second = front.traded
     start = front.points[0]
     within = [
         point
         for point in front.points[1:]
-        if start.gain[first] - point.gain[first] <= point.error[first] and point.gain[second] > start.gain[second]
+        if start.gain[first] - point.gain[first] <= point.apart[first] and point.gain[second] > start.gain[second]
     ]
     return within[-1] if within else None
 

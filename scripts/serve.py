@@ -146,9 +146,7 @@ def _serve_on_ray(arguments: ServeArguments, plan: Plan, deployment: Deployment,
     try:
         from policy.serving.ray_app import deploy, shut_down
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"Ray Serve is not installed ({error.name} is missing): pip install '.[ray]'"
-        ) from error
+        raise InputError(f"Ray Serve is not installed ({error.name} is missing): pip install '.[ray]'") from error
     settings = None if arguments.engine_url else _engine_settings(arguments, plan, deployment)
     replicas = (arguments.gateways, arguments.engines)
     actors = deploy(plan, *replicas, settings, arguments.host, arguments.port)

@@ -89,7 +89,9 @@ def install_command(accelerator: str, *, cpu_torch_offered: bool) -> list[str]:
     own index. A GPU takes torch and vLLM in their CUDA builds, and everything else as the lock pins it.
     """
     if accelerator == "cuda":
-        extras = [word for extra in ("serve", "ray", "redis", "sources", "sentences", "dev") for word in ("--extra", extra)]
+        extras = [
+            word for extra in ("serve", "ray", "redis", "sources", "sentences", "dev") for word in ("--extra", extra)
+        ]
         constraint = ["--constraint", str(CUDA_CONSTRAINTS)]
         return ["install", "-r", str(PROJECT), *extras, "--group", "weights", *constraint, "--torch-backend", "auto"]
     return ["sync", str(LOCK), *([] if cpu_torch_offered else ["--torch-backend", "cpu"])]
