@@ -194,7 +194,7 @@ def train_rewards(
         model = replace(model, readout=_calibrate(plain, features, test))
     unseen = _unseen(networks, encoded, half[decisions.user])
     counts = lasting(inputs.recency.numpy())
-    forecasts = _forecasts(model, both, unseen, counts, half[decisions.user], test, seed)
+    forecasts = _forecasts(model, both, unseen, counts, half[decisions.user], decisions.time, test, seed)
     model = replace(model, stack=fit_stack(test.labels, counts, unseen, test.periods, test.day, seed))
     sample = _sample(np.flatnonzero(test.informs), 20_000, seed)
     logged = model.advantage(both[sample], torch.from_numpy(decisions.slate[sample].astype(np.int64))[:, None])
@@ -250,27 +250,35 @@ def _forecasts(
     unseen: Foretold,
     counts: np.ndarray,
     side: np.ndarray,
+    time: np.ndarray,
     test: BackTest,
     seed: int,
 ) -> Forecasts:
-    """What is to be judged of each decision: by trees of the periods of listeners of the other half, side (D,).
+    """What is to be judged, where it is: by trees of the periods of listeners of the other half, side (D,).
 
     The model's own trees have learned from the first days of the very windows that are judged, and a listener's other
     windows hold the same days. What is published is by trees that know neither. The baselines have learned from earlier
     windows of these listeners: they keep what that gives them.
     """
-    outcomes = model.outcomes(states)
-    curve = model.return_curve(states) if model.shape.bins else None
+    judged = time >= test.calibrated
+    for label in test.labels:
+        judged[test.judged_rows(label.name, time)] = True
+    outcomes = {name: np.full(len(time), np.nan, np.float32) for name in model.labels}
+    for name, value in model.outcomes(states[torch.from_numpy(judged)]).items():
+        outcomes[name][judged] = value
+    curve = np.full((len(time), model.shape.bins), np.nan)
     for half in (0, 1):
-        rows = side == half
-        known = {family: np.where(rows[:, None], np.nan, happened) for family, happened in test.periods.items()}
+        rows = judged & (side == half)
+        known = {f: np.where((side == half)[:, None], np.nan, happened) for f, happened in test.periods.items()}
         stack = fit_stack(test.labels, counts, unseen, known, test.day, seed)
         net = Foretold(unseen.hazard[rows], unseen.share[rows])
         shares = stack.shares(test.labels, counts[rows], net)
         for label in (label for label in test.labels if label.name in shares):
             outcomes[label.name][rows] = shares[label.name] * label.trials
-        if curve is not None and RETURN in stack.trees:
+        if RETURN in stack.trees:
             curve[rows] = stack.return_curve(counts[rows], net)
+        elif model.shape.bins:
+            curve[rows] = model.return_curve(states[torch.from_numpy(rows)])
     return Forecasts(outcomes, curve)
 
 

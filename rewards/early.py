@@ -24,18 +24,23 @@ NETWORK = SurrogateSettings()
 @dataclass(frozen=True)
 class EarlyError:
     """After `days` days: root mean square and mean absolute error of the listeners' active days, and the share of
-    outcomes within two standard deviations (None where a guess comes without a variance)."""
+    outcomes within two standard deviations of the guess."""
 
     days: int
     rmse: float
     mae: float
-    within: float | None
+    within: float
 
 
 def daily_traces(
     histories: Histories, decisions: Decisions, rows: NDArray[np.integer], window: int
 ) -> NDArray[np.bool_]:
-    """Whether the user was active on each of the `window` UTC days after that of a decision: (rows, window)."""
+    """Whether the user was active on each of the `window` UTC days after that of a decision: (rows, window).
+
+    Raises InputError for a window of less than a day.
+    """
+    if window < 1:
+        raise InputError(f"early reward: a window of {window} days: give 1 or more")
     result = np.zeros((len(rows), window), bool)
     origin = int(min(histories.time.min(initial=0), decisions.time.min(initial=0)))
     day = (histories.time - origin) // DAY
@@ -62,9 +67,11 @@ def early_errors(
 ) -> dict[str, list[EarlyError]]:
     """Errors by method and days known, for windows (n, T) of as many users.
 
-    Raises InputError when there are fewer than `FEWEST_WINDOWS`.
+    Raises InputError when there are fewer than `FEWEST_WINDOWS`, or windows of no day.
     """
     n, T = traces.shape
+    if T < 1:
+        raise InputError(f"early reward: windows of {T} days: give 1 or more")
     if n < FEWEST_WINDOWS:
         raise InputError(f"early reward: {n} users with a closed window of {T} days; {FEWEST_WINDOWS} are needed")
     side = np.random.default_rng(seed).permutation(n) % 2 == 0

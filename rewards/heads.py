@@ -60,7 +60,6 @@ LABELS: Mapping[str, Label] = MappingProxyType(
         )
     }
 )
-SHORT_TERM = tuple(name for name, label in LABELS.items() if label.days == 0)
 
 
 def resolve(name: str, slate_size: int) -> Label:

@@ -23,7 +23,6 @@ Floats = NDArray[np.float64]
 LOAD_KEPT = 0.93  # of what a send weighs, per day
 LIKED = {"complete": 1.0, "save": 1.5, "like": 1.5, "convert": 1.0, "skip": -0.5, "dislike": -1.5}
 WEEKEND = 120  # hour of the week from which it is Saturday
-HALF_A_WEEK = 84.0  # hours
 SITUATION = (
     "one",
     "log_gap",

@@ -73,14 +73,19 @@ def train_message_reward(
     """A message reward and what was found on the way (JSON).
 
     Labels must be as they stood when training may know them (`read_message_log(..., end=...)`). Raises InputError where
-    the log has no propensities, wrong ones, too few sends, or no label that has closed.
+    the log has one user only, no propensities, wrong ones, too few sends, half of its users never held or never sent
+    anything, or no label that has closed.
     """
+    users = len(np.unique(log.user))
+    if users < 2:
+        raise InputError(f"messages: {users} user in the log is too few: each half of the users needs one, give more")
     if all(np.isnan(log.labels[label]).all() for label in LABEL_OF.values()):
         raise InputError("messages: no outcome of the log has closed: give a log of more than 28 days")
     sending = fit_sending(log, catalog, settings.weekly_cap)
-    weight = importance(log, sending, catalog)
     half = np.random.default_rng(seed).permutation(len(log.user_ids)) % 2
     side = half[log.user]
+    _check_halves(log, side)
+    weight = importance(log, sending, catalog)
     x = situation(log.contexts)
     made = moves(log.contexts, catalog, log.column[:, None], log.channel[:, None], log.hour[:, None])
     wide = np.concatenate([x, log.past, log.contexts.consent], axis=1)  # what trees read
@@ -144,6 +149,18 @@ def _measures(share: Floats, truth: NDArray[np.bool_]) -> dict[str, float | None
         "auc": auc(share, truth.astype(np.float64)) if 0 < truth.sum() < len(truth) else None,
         "ece": calibration_error(share, truth.astype(np.float64)),
     }
+
+
+def _check_halves(log: MessageLog, side: NDArray[np.integer]) -> None:
+    """Raises InputError unless each half of the users has a decision that was held and one that was sent, of days that
+    are over."""
+    over = ~np.isnan(log.labels["active_today"])
+    for what, of in (("held", log.column < 0), ("sent", log.column >= 0)):
+        if len(np.unique(side[of & over])) < 2:
+            raise InputError(
+                f"messages: half of the users or more have no decision that was {what} on a day that is over: effects "
+                "are what sending adds to holding, so log for longer, with a policy that does both"
+            )
 
 
 def _reactions(
@@ -262,7 +279,7 @@ def _differences(
 def _noise(d: Floats, score: Floats, user: NDArray[np.integer], weight: Floats) -> float:
     """Noise variance a row such that the coefficients' errors are right for rows that come in clusters of one user.
 
-    The mean over columns of the clustered variance of sum d w r, over sum w d^2 (sandwich; Liang & Zeger 1986).
+    The median over columns of the clustered variance of sum d w r, over sum w d^2 (sandwich; Liang & Zeger 1986).
     """
     _, code = np.unique(user, return_inverse=True)
     clustered = np.stack([np.bincount(code, d[:, j] * score) for j in range(d.shape[1])], axis=1)

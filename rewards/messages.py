@@ -15,6 +15,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -320,8 +321,19 @@ class MessageReward:
             raise InputError(f"{folder}: no message reward ({missing} is missing): {fix}") from None
         except (json.JSONDecodeError, SafetensorError) as error:
             raise InputError(f"{folder}: a broken message reward ({error}): delete it and {fix}") from None
+        if not isinstance(facts, dict):
+            raise InputError(f"{folder}: a broken message reward (model.json is no object): delete it and {fix}")
         if facts.get("format") != FORMAT:
             raise InputError(f"{folder}: a message reward of format {facts.get('format')}, this reads {FORMAT}: {fix}")
+        try:
+            return MessageReward._read(facts, tensors)
+        except KeyError as error:
+            raise InputError(f"{folder}: a broken message reward ({error} is missing): delete it and {fix}") from None
+        except (AttributeError, TypeError) as error:
+            raise InputError(f"{folder}: a broken message reward ({error}): delete it and {fix}") from None
+
+    @staticmethod
+    def _read(facts: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> MessageReward:
         catalog = MessageCatalog(
             tuple(facts["items"]), tuple(facts["domains"]), tensors["domain"], tensors["tags"], tensors["item_tags"]
         )

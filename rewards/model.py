@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,10 +124,18 @@ class RewardModel:
 
     @torch.no_grad()
     def advantage(self, states: Tensor, slates: Tensor, chunk: int = 512) -> SlateScores:
-        """Advantage of slates (B, N, K) int64 of catalog rows, -1 for none, at states (B, S). See `SlateScores`."""
+        """Advantage of slates (B, N, K) int64 of catalog rows, -1 for none, at states (B, S). See `SlateScores`.
+
+        Raises InputError for an item that is not of its catalog, or slates longer than those it was trained on.
+        """
         if states.shape[0] != slates.shape[0]:
             raise ValueError(
                 f"{states.shape[0]} states but slates for {slates.shape[0]}: give one row of slates a state"
+            )
+        if slates.shape[2] > self.shape.slate_size:
+            raise InputError(
+                f"reward model: slates of {slates.shape[2]} items, but it was trained on {self.shape.slate_size}: "
+                "give shorter ones, or train it on a log of longer ones"
             )
         self._check_items(slates.numpy())
         parts = [
@@ -214,13 +223,23 @@ class RewardModel:
             trees = json.loads((folder / "trees.json").read_text())
             tensors = load_file(folder / "model.safetensors")
         except FileNotFoundError as error:
-            raise InputError(
-                f"{folder}: no reward model ({Path(error.filename or '').name} is missing): {fix}"
-            ) from None
+            missing = Path(error.filename or "model.safetensors").name
+            raise InputError(f"{folder}: no reward model ({missing} is missing): {fix}") from None
         except (json.JSONDecodeError, SafetensorError) as error:
             raise InputError(f"{folder}: a broken reward model ({error}): delete it and {fix}") from None
+        if not isinstance(facts, dict):
+            raise InputError(f"{folder}: a broken reward model (model.json is no object): delete it and {fix}")
         if facts.get("format") != FORMAT:
             raise InputError(f"{folder}: a reward model of format {facts.get('format')}, this reads {FORMAT}: {fix}")
+        try:
+            return RewardModel._read(facts, trees, tensors)
+        except KeyError as error:
+            raise InputError(f"{folder}: a broken reward model ({error} is missing): delete it and {fix}") from None
+        except (AttributeError, TypeError, RuntimeError) as error:
+            raise InputError(f"{folder}: a broken reward model ({error}): delete it and {fix}") from None
+
+    @staticmethod
+    def _read(facts: dict[str, Any], trees: dict[str, Any], tensors: dict[str, Tensor]) -> "RewardModel":
         raw = facts["shape"]
         shape = Shape(
             trunk=TrunkSettings(**raw["trunk"]),

@@ -102,7 +102,8 @@ def sweep(
         first = taken if first is None else first
         root = len(taken) ** 0.5
         told = (taken.mean(0), taken.std(0) / root, (taken - first).std(0) / root)
-        points.append(Point(weights, *(dict(zip(moments.labels, of.tolist(), strict=True)) for of in told)))
+        gain, error, apart = (dict(zip(moments.labels, of.tolist(), strict=True)) for of in told)
+        points.append(Point(weights, gain, error, apart))
     return Front(traded, tuple(replace(point, dominated=_dominated(point, points, traded)) for point in points))
 
 
@@ -128,8 +129,8 @@ class Kept:
                 told.append(f"{name} cannot be kept at {constraint.floor:+.2f}: the best on offer is {offered:+.2f}.")
             elif constraint.label in self.broken:
                 told.append(
-                    f"{name} is not kept at {constraint.floor:+.2f} by any price: it comes to {level:+.2f}, because what "
-                    f"would bring it to {offered:+.2f} is uncertain, rare in the log or breaks another promise."
+                    f"{name} is not kept at {constraint.floor:+.2f} by any price: it comes to {level:+.2f}, because "
+                    f"what would bring it to {offered:+.2f} is uncertain, rare in the log or breaks another promise."
                 )
             elif constraint.multiplier == 0:
                 told.append(f"{name} stays at {level:+.2f} by itself: the promise of {constraint.floor:+.2f} is free.")
@@ -156,7 +157,7 @@ def keep(objective: Objective, scores: SlateScores, rounds: int = 200, tolerance
     """
     free = replace(objective, constraints=tuple(replace(c, multiplier=0.0) for c in objective.constraints))
     before = _level(free.value(scores), free.lower_bound(scores).argmax(1))
-    offered = {c.label: _level(*_alone(objective, c.label, scores)) for c in objective.constraints}
+    offered = {c.label: _most(objective, c.label, scores) for c in objective.constraints}
     best: Objective | None = None
     now = free
     for _ in range(rounds):
@@ -213,11 +214,10 @@ def _kept_alone(objective: Objective, place: int, scores: SlateScores, offered: 
     return priced(high)
 
 
-def _alone(objective: Objective, label: str, scores: SlateScores) -> tuple[Tensor, Tensor]:
-    """Scores (B, N) of one head in standard deviations under logging, and the slate (B,) that has most of it."""
+def _most(objective: Objective, label: str, scores: SlateScores) -> float:
+    """The level of a head if every state took the slate that has most of it, in standard deviations under logging."""
     at = objective.labels.index(label)
-    score = scores.mean[..., at] / objective.scales[at]
-    return score, score.argmax(1)
+    return float(_taken(scores.mean, scores.mean[..., at].argmax(1)).mean(0)[at]) / objective.scales[at]
 
 
 def _total(objective: Objective) -> float:

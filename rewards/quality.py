@@ -28,10 +28,10 @@ FEWEST_JUDGED = 50
 
 @dataclass(frozen=True)
 class Forecasts:
-    """What is judged: the expected value (D,) of every label, and return curves (D, J) where there are returns."""
+    """What is judged: the expected value (D,) of every label, and the return curve (D, J); NaN where nothing is."""
 
     outcomes: Mapping[str, np.ndarray]
-    curve: np.ndarray | None
+    curve: np.ndarray
 
 
 def head_quality(
@@ -78,7 +78,7 @@ def head_quality(
             _beside(entry, label, share, truth, theirs, decisions.user[rows], seed)
         result[label.name] = entry
     retention = [label for label in test.labels if is_return(label.name)]
-    if retention and forecasts.curve is not None:
+    if retention:
         result["return"] = _return(forecasts.curve, retention, curves, decisions, test, seed)
     return result
 

@@ -18,7 +18,6 @@ import numpy as np
 from data.histories import Decisions
 from data.schema import ACTIONS
 
-NOTHING = -1
 RARE = 1e-3  # a reaction seen at fewer than this share of positions has no channel of its own
 
 
@@ -64,11 +63,6 @@ class Index:
     channels: tuple[str, ...]
     weights: np.ndarray
     explained: np.ndarray  # (labels,)
-
-    def value(self, surprise: np.ndarray) -> np.ndarray:
-        """Index (D, labels) of the reactions' surprise (D, C)."""
-        result: np.ndarray = surprise @ self.weights
-        return result
 
 
 def fit_index(channels: Sequence[str], surprise: np.ndarray, residual: np.ndarray, ridge: float = 10.0) -> Index:

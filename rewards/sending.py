@@ -3,9 +3,10 @@
 A log has the probability of what was done, not of what could have been. What an effect is measured against is the mean
 over everything that could have been done, so that needs a distribution mu over all moves:
 
-    mu(hold | x) = h,   mu(column, channel, hour | x) = (1 - h) mu(channel) mu(column) mu(slot) / hours of the slot
+    mu(hold | x) = h,   mu(column, channel, hour | x) = (1 - h) mu(channel) mu(column) mu(hour)
 
-over the moves the log's rules allow, with shares fitted to the log. Each decision then counts mu / p, p being its
+over the moves the log's rules allow, with shares fitted to the log: of an hour of the local day the share of sends at
+it, of a slot the sum of its hours. Each decision then counts mu / p, p being its
 logged probability: in the log so weighted, decisions are drawn from mu, whatever it is. A model that fits gives weights
 near one; a model that does not costs precision and no truth. Where p was logged wrongly or moves were impossible the
 mean weight is not one, and that is refused.

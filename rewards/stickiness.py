@@ -138,7 +138,8 @@ def bandit_regret(
     Every day `actions` listeners each get the show whose stickiness, drawn from what is believed of it, is largest;
     each gives one new trace of it, a day of which comes to be known per day. `signal` is what beliefs are about: the
     progressive posterior, the sum once its window has closed (delayed), activity on the second day, or the sum known
-    the next morning (oracle).
+    the next morning (oracle). Delayed waits until a recommendation is 60
+    days old, a day longer than the progressive posterior takes to have seen its trace of 59 whole.
     """
     if signal not in SIGNALS:
         raise ValueError(f"no signal {signal!r}: one of {', '.join(SIGNALS)}")

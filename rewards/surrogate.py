@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.errors import InputError
 from rewards.heads import beta_binomial_log_likelihood, beta_binomial_variance
 from rewards.progressive import Floats, Posterior
 from rewards.stickiness import Estimator, Shows
@@ -83,7 +84,12 @@ class NeuralSurrogate(nn.Module):
 def fit_surrogate(
     traces: NDArray[np.generic], seed: int, settings: SurrogateSettings = SurrogateSettings()
 ) -> NeuralSurrogate:
-    """Train on closed windows: 0/1 traces (n, T). The same seed gives the same network."""
+    """Train on closed windows: 0/1 traces (n, T). The same seed gives the same network.
+
+    Raises InputError when there is no window, or none of a day.
+    """
+    if 0 in traces.shape:
+        raise InputError(f"early reward: closed windows of shape {traces.shape}; give 1 row and 1 day or more")
     T = traces.shape[1]
     torch.manual_seed(seed)
     network = NeuralSurrogate(T, settings)

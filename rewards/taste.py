@@ -10,7 +10,7 @@ Both are bilinear with an item's content, so that a taste meets any item, seen o
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ LATELY_DAYS = 8.0  # time in which a play counts for 1/e of itself
 _LATELY_PLAYS = 32  # and how many are looked at
 PRIOR_PLAYS = 5.0  # weight of the usual in an item's mean, and of nothing in the mean of what was played lately
 _BLOCK = 8_192  # interactions whose products are summed at once
+_SCALED_USERS = 4_000  # at the last of whose plays the scale is taken
 _DAY = 86_400e6
 
 
@@ -57,7 +58,7 @@ def liking(action: NDArray[np.integer]) -> Floats:
 
 
 def fit_tastes(histories: Histories, content: NDArray[np.floating], rows: NDArray[np.integer]) -> TasteModel:
-    """Means and prior from the interactions `rows`; content (N, P) of unit variance.
+    """Means, prior and scale from the interactions `rows`, in order, and no others; content (N, P) of unit variance.
 
     The prior's variance along a direction is that of listeners' weights there: products of two different plays of one
     listener vary together by it (a moment estimator of the diagonal, as of random coefficients: Swamy, 1970).
@@ -85,8 +86,12 @@ def fit_tastes(histories: Histories, content: NDArray[np.floating], rows: NDArra
     model = TasteModel(expected, usual, precision, np.ones(2))
     if not len(rows):
         return model
-    ends = np.unique(histories.offsets[1:][np.diff(histories.offsets) > 0][:4000])
-    known = _at(histories, content, model, ends - 1, ends, histories.time[ends - 1])
+    count = np.bincount(user, minlength=users)
+    offsets = np.concatenate([[0], np.cumsum(count)])
+    columns = ("item", "action", "time", "surface", "hour_of_week")
+    taught = replace(histories, offsets=offsets, **{name: getattr(histories, name)[rows] for name in columns})
+    ends = offsets[1:][count > 0][:_SCALED_USERS]
+    known = _at(taught, content, model, ends - 1, ends, taught.time[ends - 1])
     P = content.shape[1]
     spread = [float(np.std(known[:, 1 + P * k : 1 + P * (k + 1)] @ content.T.astype(np.float64))) for k in range(2)]
     return TasteModel(expected, usual, precision, 1.0 / np.maximum(spread, 1e-6))

@@ -2,7 +2,8 @@
 
 An outcome model ranks people by how likely they are to come; most of those come whatever they are sent. What a
 treatment is worth to someone is the difference it makes to them, tau(x) = E[Y(1) - Y(0) | x]. Four ways to rank by it,
-each fitted on folds that do not hold the person it is asked about (cross-fitting, Chernozhukov et al., 2018):
+each fitted on the rows of folds that do not hold the person it is asked about (cross-fitting, Chernozhukov et al.,
+2018):
 
 | name | what it ranks by |
 |---|---|
@@ -10,6 +11,10 @@ each fitted on folds that do not hold the person it is asked about (cross-fittin
 | t_learner | the difference of two outcome models, one of the treated and one of the others |
 | r_learner | least squares of (Y - m(x)) on (T - e(x)) tau(x): Nie & Wager, 2021 |
 | dr_learner | regression of the AIPW score of each person on x: Kennedy, 2023 |
+
+The targets of the last two hold m(x) and the arms' means, cross-fitted too: of a person by models of the other folds,
+among them the fold that is asked. So its outcomes have some part in what ranks it; to first order that is harmless,
+because both targets are orthogonal to errors of those models.
 
 e(x) is the propensity: the logged one where there is one, else estimated, with diagnostics of how far the two groups
 overlap. Rankings are judged by their uplift curve (`gain_curve`), which needs nobody's own effect.
@@ -27,7 +32,6 @@ from data.logistic import fit_logistic
 from rewards.boosting import lightgbm
 
 Floats = NDArray[np.float64]
-LEARNERS = ("outcome", "t_learner", "r_learner", "dr_learner")
 FEWEST = 200  # of the treated, and of the others
 POINTS = 101
 
@@ -54,8 +58,13 @@ class Trial:
         return numbered
 
     def checked(self) -> "Trial":
-        """Itself. Raises InputError on a group that is too small, a propensity outside (0, 1), or an outcome not
-        known."""
+        """Itself. Raises InputError without features, on a group that is too small, a propensity outside (0, 1), or an
+        outcome not known."""
+        if self.features.ndim != 2 or self.features.shape[1] == 0:
+            raise InputError(
+                f"uplift: features of shape {self.features.shape}: give one column or more that tells people apart, "
+                "for instance an attribute of theirs"
+            )
         for name, group in (("treated", self.treated), ("untreated", ~self.treated)):
             size = len(np.unique(self.persons[group]))
             if size < FEWEST:
@@ -129,9 +138,10 @@ def qini(share: Floats, gain: Floats) -> float:
 def estimate(trial: Trial, seed: int, folds: int = 5, draws: int = 300) -> UpliftReport:
     """Fit every learner across folds and judge their rankings; intervals are a bootstrap over people, paired.
 
-    All decisions of a person are in one fold and are drawn together, so that nobody is ranked by a model that has seen
-    them, and ten decisions of one are not ten people. Raises InputError for a trial that cannot say (see
-    `Trial.checked`).
+    All decisions of a person are in one fold and are drawn together, so that nobody is ranked by a model fitted on
+    their rows, and ten decisions of one are not ten people. (The targets that the R- and the DR-learner are fitted to
+    on other people come from models that held the asked fold: harmless to first order, as they are orthogonal.)
+    Raises InputError for a trial that cannot say (see `Trial.checked`).
     """
     trial = trial.checked()
     person = trial.persons
@@ -160,7 +170,11 @@ def crossfit_propensity(trial: Trial, fold: NDArray[np.integer]) -> Floats:
 
 
 def _crossfit(trial: Trial, e: Floats, fold: NDArray[np.integer], seed: int) -> tuple[dict[str, Floats], Floats]:
-    """Scores (n,) by learner, and everyone's AIPW score, from models that have not seen them."""
+    """Scores (n,) by learner, and everyone's AIPW score, from models that were fitted on other people's rows.
+
+    m and mu of a person are of models that have not seen them. r and dr are fitted to those of the other folds, which
+    are of models that have: an error of second order.
+    """
     x, t, y = trial.features, trial.treated, trial.outcome
     n = len(y)
     plain, mu = np.empty(n), np.empty((2, n))

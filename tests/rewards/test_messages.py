@@ -1,7 +1,10 @@
 """The message reward: effects of a log that are known, holding is worth nothing, and what a log cannot support."""
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -173,6 +176,45 @@ def test_a_log_that_cannot_support_it_is_refused(taught: Taught) -> None:
     open_windows = {name: np.full(len(log), np.nan) for name in log.labels}
     with pytest.raises(InputError, match="no outcome"):
         train_message_reward(replace(log, labels=open_windows), CATALOG, FAST)
+
+
+def never(log: MessageLog) -> MessageLog:
+    """A log that never holds: what was held is gone, and what was sent was so by the chance of what among all sends."""
+    sent = log.take(log.column >= 0)
+    return replace(sent, log_propensity=sent.log_propensity - np.log(np.where(sent.contexts.premium, 0.6, 0.2)))
+
+
+def of_one(log: MessageLog) -> MessageLog:
+    """A log whose decisions are all of one user."""
+    few = log.take(np.arange(4_000))
+    return replace(few, user=np.zeros(len(few), np.int32), user_ids=["0"])
+
+
+@pytest.mark.parametrize(("made", "says"), [(never, "no decision that was held"), (of_one, "1 user in the log")])
+def test_a_log_without_what_an_effect_is_measured_by_is_named(
+    taught: Taught, made: Callable[[MessageLog], MessageLog], says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        train_message_reward(made(taught.log), CATALOG, FAST)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda facts: [], "broken message reward \\(model.json is no object"),
+        (lambda facts: {name: fact for name, fact in facts.items() if name != "hold"}, "'hold' is missing"),
+        (lambda facts: facts | {"folds": "two"}, "broken message reward"),
+        (lambda facts: facts | {"folds": 3}, "'fold.2.comes' is missing"),
+    ],
+)
+def test_a_model_file_that_says_something_else_is_broken(
+    taught: Taught, tmp_path: Path, change: Callable[[Any], Any], says: str
+) -> None:
+    taught.reward.save(tmp_path)
+    file = tmp_path / "model.json"
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    with pytest.raises(InputError, match=says):
+        MessageReward.load(tmp_path)
 
 
 def test_what_it_does_not_know_is_refused(taught: Taught) -> None:

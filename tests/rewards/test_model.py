@@ -1,5 +1,7 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +47,43 @@ def test_a_broken_or_missing_model_is_one_line_with_the_fix(confounded: Trained,
     (tmp_path / "m" / "model.json").write_text(json.dumps(facts | {"format": 99}))
     with pytest.raises(InputError, match="format 99"):
         RewardModel.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("model.json", lambda facts: [], "model.json is no object"),
+        ("model.json", lambda facts: {k: v for k, v in facts.items() if k != "shape"}, "'shape' is missing"),
+        ("model.json", lambda facts: {k: v for k, v in facts.items() if k != "channels"}, "'channels' is missing"),
+        ("model.json", lambda facts: facts | {"shape": []}, "broken reward model"),
+        ("model.json", lambda facts: facts | {"shape": facts["shape"] | {"trunk": {"depth_of": 3}}}, "depth_of"),
+        ("model.json", lambda facts: facts | {"shape": facts["shape"] | {"rank": 3}}, "broken reward model"),
+        ("trees.json", lambda trees: [], "broken reward model"),
+        ("trees.json", lambda trees: {}, "broken reward model"),
+    ],
+)
+def test_a_model_file_that_says_something_else_is_broken(
+    confounded: Trained, tmp_path: Path, name: str, change: Callable[[Any], Any], says: str
+) -> None:
+    confounded.model.save(tmp_path)
+    (tmp_path / name).write_text(json.dumps(change(json.loads((tmp_path / name).read_text()))))
+    with pytest.raises(InputError, match=says) as found:
+        RewardModel.load(tmp_path)
+    assert "train_rewards.py" in str(found.value)
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors", "trees.json"])
+def test_a_file_that_is_missing_is_named(confounded: Trained, tmp_path: Path, name: str) -> None:
+    confounded.model.save(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=f"\\({name} is missing\\)"):
+        RewardModel.load(tmp_path)
+
+
+def test_slates_longer_than_those_it_learned_from_are_refused(confounded: Trained) -> None:
+    with pytest.raises(InputError, match="slates of 4 items, but it was trained on 3"):
+        confounded.model.advantage(confounded.states[:1], torch.zeros((1, 1, 4), dtype=torch.int64))
+    assert confounded.model.advantage(confounded.states[:1], torch.zeros((1, 1, 2), dtype=torch.int64)).mean.ndim == 3
 
 
 def test_scores_do_not_depend_on_the_company(confounded: Trained) -> None:

@@ -96,6 +96,30 @@ def test_the_front_goes_from_one_end_to_the_other() -> None:
     assert "All weight on active days 28" in told and "costs" in told
 
 
+def _two(gains: torch.Tensor) -> tuple[LoggingMoments, SlateScores]:
+    """Candidates (B, N, 2) of active days and habit in standard deviations under logging, all of them sure."""
+    moments = LoggingMoments(("active_days_28", "habit_28"), np.eye(2))
+    return moments, SlateScores(gains, torch.zeros_like(gains), torch.zeros(gains.shape[:2]))
+
+
+def test_what_comes_free_is_judged_by_what_each_state_loses() -> None:
+    level = 3.0 * torch.randn(200, 1, generator=torch.Generator().manual_seed(0))
+    lost = torch.tensor([[[0.0, 0.0], [-0.15, 1.0]]]).repeat(200, 1, 1)
+    lost[..., 0] += level
+    moments, scores = _two(lost)
+    front = sweep(moments, ("active_days_28", "habit_28"), scores, kappa=0.0)
+    # Every state loses .15, which is less than the error of a level over states so different.
+    assert front.points[-1].error["active_days_28"] > 0.15
+    assert "cost no" not in " ".join(front.sentences())
+    assert set(front.json()["points"][0]) == {"weights", "gain", "error", "dominated"}
+    # Half lose, half gain as much: that is within its error.
+    sign = torch.tensor([1.0, -1.0]).repeat(100)
+    even = lost.clone()
+    even[:, 1, 0] = level[:, 0] + 0.15 * sign
+    valued = SlateScores(even, scores.spread, scores.support)
+    assert "cost no" in " ".join(sweep(moments, ("active_days_28", "habit_28"), scores, valued, kappa=0.0).sentences())
+
+
 def test_scores_that_chose_a_slate_flatter_it() -> None:
     moments, scores = _candidates()
     noise = torch.randn(scores.mean.shape, generator=torch.Generator().manual_seed(0)) * 0.3
@@ -122,3 +146,50 @@ def test_a_promise_is_kept_at_the_least_price() -> None:
     assert easy.objective.constraints[0].multiplier == 0.0
     assert easy.price == pytest.approx(0.0)
     assert "free" in easy.sentences()[0]
+
+
+@pytest.mark.parametrize("loss", [0.3, 0.05, 0.01, 0.001])
+@pytest.mark.parametrize("weight", [1.0, 10.0])
+def test_what_can_be_kept_is_kept_however_dear(loss: float, weight: float) -> None:
+    moments, scores = _two(torch.tensor([[[3.0, -loss], [0.0, 0.0]]]).repeat(20, 1, 1))
+    kept = keep(moments.objective({"active_days_28": weight}, kappa=0.0, constraints=("habit_28",)), scores)
+    assert kept.broken == ()
+    assert kept.levels["habit_28"] == 0.0
+    # As much of habit as is lost must be worth the three of active days that are given up for it.
+    assert kept.objective.constraints[0].multiplier == pytest.approx(3.0 * weight / loss, rel=1e-4)
+    assert kept.price == pytest.approx(3.0)
+
+
+def test_what_cannot_be_kept_says_what_is_on_offer() -> None:
+    moments, scores = _two(torch.tensor([[[3.0, -0.5], [0.0, -0.2]]]).repeat(20, 1, 1))
+    objective = moments.objective({"active_days_28": 1.0}, kappa=0.0, constraints=("habit_28",))
+    kept = keep(objective, scores)
+    assert kept.broken == ("habit_28",)
+    assert kept.levels["habit_28"] == pytest.approx(-0.2), "as near as it comes"
+    assert kept.sentences()[0] == "habit 28 cannot be kept at +0.00: the best on offer is -0.20."
+    assert kept.objective.constraints[0].multiplier == pytest.approx(10.0, rel=1e-4)
+    # On offer, but only by a slate of which nobody is sure.
+    spread = torch.zeros_like(scores.mean)
+    spread[:, 1, 1] = 1.0
+    moments, scores = _two(torch.tensor([[[3.0, -0.5], [0.0, 0.1]]]).repeat(20, 1, 1))
+    unsure = keep(replace(objective, kappa=1.0), SlateScores(scores.mean, spread, scores.support))
+    assert unsure.broken == ("habit_28",)
+    assert "not kept at +0.00 by any price: it comes to -0.50" in unsure.sentences()[0]
+
+
+def test_several_promises_are_kept_together() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((300, 40, 3))
+    x[..., 1:] -= 0.5 * x[..., :1]
+    mean = torch.from_numpy(x).float()
+    scores = SlateScores(mean, torch.zeros_like(mean), torch.zeros(mean.shape[:2]))
+    moments = LoggingMoments(LABELS, np.eye(3))
+    objective = moments.objective({"returned_7d": 1.0}, kappa=0.0, constraints=("active_days_28", "habit_28"))
+    kept = keep(objective, scores)
+    assert kept.broken == ()
+    assert all(0.0 <= level < 0.05 for level in kept.levels.values())
+    for place in (0, 1):
+        given = list(kept.objective.constraints)
+        given[place] = replace(given[place], multiplier=0.99 * given[place].multiplier)
+        cheaper = levels_of(replace(kept.objective, constraints=tuple(given)), scores)
+        assert cheaper[given[place].label] < 0.0, "less would not do"

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from data.errors import InputError
 from rewards.early import closed_windows, daily_traces, early_errors
 from rewards.recency import DAY
 from rewards.stickiness import DAYS, simulate_shows, stickiness_error
@@ -86,3 +87,18 @@ def test_errors_fall_with_the_days_known(one_thread, train) -> None:
         assert rmse[-1] == pytest.approx(0.0)
         assert rmse[4] < 0.8 * rmse[0]
         assert rmse[4] < errors["day_two"][4].rmse < errors["waiting"][4].rmse
+
+
+@pytest.mark.parametrize("window", [0, -3])
+def test_a_window_of_no_day_is_refused(small_log, window: int) -> None:
+    with pytest.raises(InputError, match=f"a window of {window} days"):
+        daily_traces(small_log.histories, small_log.decisions, np.arange(3), window)
+
+
+@pytest.mark.parametrize("shape", [(300, 0), (0, 5)])
+def test_nothing_is_learned_of_no_windows(shape: tuple[int, int]) -> None:
+    traces = np.zeros(shape, bool)
+    with pytest.raises(InputError, match="early reward"):
+        early_errors(traces, 0, QUICK)
+    with pytest.raises(InputError, match="1 row and 1 day"):
+        fit_surrogate(traces, 0, QUICK)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 
 from data.histories import Decisions, Histories
@@ -79,3 +81,23 @@ def test_ridge_is_the_closed_form_and_reads_only_what_is_known() -> None:
     expected = np.linalg.solve(design.T @ design + np.diag(model.precision), design.T @ away)
     expected[1:] *= model.scale[0]
     np.testing.assert_allclose(ours[user, : 1 + P], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_but_the_plays_that_teach_moves_what_is_learned() -> None:
+    history, content, _ = _log(3, 1.0)
+    cut = int(np.median(history.time))
+    ours = np.repeat(np.arange(USERS) % 2 == 0, PLAYS)
+    rows = np.flatnonzero(ours & (history.time < cut))
+    rng = np.random.default_rng(0)
+    other = np.ones(len(history.item), bool)
+    other[rows] = False
+    changed = replace(
+        history,
+        item=np.where(other, rng.integers(0, ITEMS // 4, len(other)), history.item).astype(np.int32),
+        action=np.where(other, ACTION_CODE["complete"], history.action).astype(np.int8),
+        time=np.where(other, history.time + 100 * DAY, history.time),
+    )
+    before, after = (fit_tastes(h, content, rows) for h in (history, changed))
+    for name in ("expected", "usual", "precision", "scale"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name), err_msg=name)
+    assert (before.scale != 1.0).all()

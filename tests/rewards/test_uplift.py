@@ -101,6 +101,9 @@ def test_a_trial_that_cannot_say_is_refused() -> None:
     half = np.arange(500) % 2 == 0
     with pytest.raises(InputError, match="200"):
         estimate(Trial(x, np.arange(500) < 20, np.zeros(500)), 0)
+    for none in (np.zeros((500, 0)), np.zeros((0, 0)), np.zeros(500)):
+        with pytest.raises(InputError, match="uplift: features of shape"):
+            estimate(Trial(none, half, np.zeros(500)), 0)
     with pytest.raises(InputError, match="not in"):
         estimate(Trial(x, half, np.zeros(500), np.ones(500)), 0)
     with pytest.raises(InputError, match="not known yet"):
