@@ -61,7 +61,7 @@ class BestMessages:
 def keeping_reach(reward: MessageReward, contexts: MessageContexts, weekly_cap: int = 3) -> MessageReward:
     """The reward with the smallest multiplier at which its best moves here cost no more reachability than the log's.
 
-    Where no multiplier does that, the largest that was tried: then it nearly always holds.
+    Where no multiplier does that, the smallest that comes nearest.
     """
     column, channel, hour, allowed = legal_moves(contexts, weekly_cap)
     nothing = np.full((len(contexts), 1), -1)

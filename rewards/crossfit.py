@@ -257,8 +257,7 @@ def _forecasts(
     """What is to be judged, where it is: by trees of the periods of listeners of the other half, side (D,).
 
     The model's own trees have learned from the first days of the very windows that are judged, and a listener's other
-    windows hold the same days. What is published is by trees that know neither. The baselines have learned from earlier
-    windows of these listeners: they keep what that gives them.
+    windows hold the same days. What is published is by trees that know neither.
     """
     judged = time >= test.calibrated
     for label in test.labels:
@@ -279,7 +278,7 @@ def _forecasts(
             curve[rows] = stack.return_curve(counts[rows], net)
         elif model.shape.bins:
             curve[rows] = model.return_curve(states[torch.from_numpy(rows)])
-    return Forecasts(outcomes, curve)
+    return Forecasts(outcomes, curve, side)
 
 
 def _played(histories: Histories, users: np.ndarray, until: int) -> np.ndarray:

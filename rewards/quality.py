@@ -6,7 +6,7 @@ listeners, because a head may be right on average and wrong about those who are 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,10 +28,15 @@ FEWEST_JUDGED = 50
 
 @dataclass(frozen=True)
 class Forecasts:
-    """What is judged: the expected value (D,) of every label, and the return curve (D, J); NaN where nothing is."""
+    """What is judged: the expected value (D,) of every label, and the return curve (D, J); NaN where nothing is.
+
+    side (D,): the half of the users that each decision's is of, 0 or 1. What is foretold of one half has learned from
+    the other, and so must everything that is set beside it: windows of one listener overlap.
+    """
 
     outcomes: Mapping[str, np.ndarray]
     curve: np.ndarray
+    side: np.ndarray
 
 
 def head_quality(
@@ -54,7 +59,8 @@ def head_quality(
     known = (test.calibration.return_day > 0) | test.calibration.returned
     day, returned = test.calibration.return_day, test.calibration.returned
     returns = Returns(features, last_day_known(day, returned), returned, decisions.user, np.flatnonzero(known))
-    curves = return_curves(returns, test.calibration.bins, seed) if baselines and test.calibration.bins else {}
+    side = forecasts.side
+    curves = _curves(returns, side, test.calibration.bins, seed) if baselines and test.calibration.bins else {}
     result: dict[str, Any] = {}
     for label in test.labels:
         rows = test.judged_rows(label.name, decisions.time)
@@ -74,7 +80,7 @@ def head_quality(
         entry["reliability"] = reliability(share, truth, label.trials)
         entry["segments"] = _by_segment(share, truth, label, code[rows])
         if baselines and label.days > 0:
-            theirs = _baselines(_task(label, features, test, rows, curves, seed))
+            theirs = _baselines(_task(label, features, test, rows, curves, seed), side)
             _beside(entry, label, share, truth, theirs, decisions.user[rows], seed)
         result[label.name] = entry
     retention = [label for label in test.labels if is_return(label.name)]
@@ -133,9 +139,35 @@ def _task(
     )
 
 
-def _baselines(task: Task) -> dict[str, np.ndarray]:
-    found = {name: baseline(task) for name, baseline in BASELINES.items()}
-    return {name: share for name, share in found.items() if share is not None}
+def _baselines(task: Task, side: np.ndarray) -> dict[str, np.ndarray]:
+    """Each baseline's shares of the task's rows, of either half of the users by what the other half teaches."""
+    found = {name: np.full(len(task.rows), np.nan) for name in BASELINES}
+    for half in (0, 1):
+        asked, teaches = side[task.rows] == half, side != half
+        if not asked.any():
+            continue
+        part = replace(
+            task,
+            share=np.where(teaches, task.share, np.nan),
+            next_day=np.where(teaches, task.next_day, np.nan) if len(task.next_day) else task.next_day,
+            rows=task.rows[asked],
+        )
+        for name in list(found):
+            share = BASELINES[name](part)
+            if share is None:
+                del found[name]
+            else:
+                found[name][asked] = share
+    return found
+
+
+def _curves(returns: Returns, side: np.ndarray, days: int, seed: int) -> dict[str, np.ndarray]:
+    """Return curves (D, days) by name, likewise."""
+    of_half = [
+        return_curves(replace(returns, train=returns.train[side[returns.train] != half]), days, seed) for half in (0, 1)
+    ]
+    both = [name for name in of_half[0] if name in of_half[1]]
+    return {name: np.where((side == 0)[:, None], of_half[0][name], of_half[1][name]) for name in both}
 
 
 def _beside(

@@ -44,9 +44,10 @@ class Forecast:
         self, past: Past, row_of: Mapping[str, int], context: Contexts, rows: Sequence[int]
     ) -> dict[str, float] | None:
         """Expected outcomes of showing catalog `rows` now, and the reward ("reward": its lower bound, in units of the
-        spread under logging). None for an item that came after the model was trained.
+        spread under logging). None for an item that came after the model was trained, and for slates longer than those
+        it was trained on.
         """
-        if max(rows) >= self.items:
+        if max(rows) >= self.items or len(rows) > self.model.shape.slate_size:
             return None
         now = int(context.time[0])
         known = [

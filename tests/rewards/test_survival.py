@@ -172,7 +172,7 @@ def test_the_quality_report_reads_the_labels_of_the_back_test_so() -> None:
     test = back_test(decisions, table, end, None, SliceSettings(), ("returned_1d", "returned_7d"))
     true = truth(test.final.bins)
     said = {f"returned_{w}d": np.full(len(decisions), true[w]) for w in (1, 7)}
-    forecasts = Forecasts(said, np.tile(true, (len(decisions), 1)))
+    forecasts = Forecasts(said, np.tile(true, (len(decisions), 1)), decisions.user % 2)
     entry = head_quality(forecasts, said, histories, decisions, test, 0, True)["return"]
     days = np.arange(1, entry["days"] + 1)
     wanted = np.trapezoid(true[days] * (1 - true[days]), days) / (days[-1] - days[0])
