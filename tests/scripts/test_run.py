@@ -139,6 +139,7 @@ def test_a_second_run_makes_nothing_again(small_run):
     assert outputs(small_run) == before
 
 
+@pytest.mark.timeout(900)  # three runs, on a machine that may be busy
 def test_killed_stages_are_made_again_to_the_same_bytes_whatever_is_made_beside_them(small_run, tmp_path):
     run = tmp_path / "small"
     beside = ("--workers", "2")
