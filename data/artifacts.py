@@ -26,6 +26,7 @@ from typing import Any
 from data.errors import InputError
 
 FORMAT_VERSION = 1
+PATIENCE_SECONDS = 2.0
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "polars", "pyarrow", "numpy", "scikit-learn")
 
 
@@ -117,8 +118,8 @@ def _make(
 def _claim(folder: Path) -> tuple[Path, int]:
     """A temporary folder to make `folder` in, and the descriptor by which this process holds it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _recover(folder)
     with _held(folder.parent):
+        _sweep(folder)
         temporary = folder.parent / f".{folder.name}.making-{uuid.uuid4().hex}"
         temporary.mkdir()
         claim = os.open(temporary, os.O_RDONLY)
@@ -138,18 +139,23 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def _in_use(folder: Path) -> bool:
-    """Whether a living process holds a folder."""
+    """Whether a living process holds a folder and goes on to: one whose parent was killed ends a moment later."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:  # its maker has just given up
         return False
+    patience = time.monotonic() + PATIENCE_SECONDS
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return False
+            except BlockingIOError:
+                if time.monotonic() > patience:
+                    return True
+                time.sleep(0.05)
     finally:
         os.close(descriptor)
-    return False
 
 
 def _link(old: Path, new: Path) -> None:
@@ -250,15 +256,19 @@ def _recover(folder: Path) -> None:
     if not folder.parent.is_dir():
         return
     with _held(folder.parent):
-        for left in sorted(folder.parent.glob(f".{folder.name}.old-*")):
-            if not folder.exists() and (left / "manifest.json").is_file():
-                left.rename(folder)
-            else:
-                shutil.rmtree(left, ignore_errors=True)
-        for left in folder.parent.glob(f".{folder.name}.making-*"):
-            if _in_use(left):
-                raise InputError(f"{folder}: another process is making it: wait for it to end, and run again")
+        _sweep(folder)
+
+
+def _sweep(folder: Path) -> None:
+    for left in sorted(folder.parent.glob(f".{folder.name}.old-*")):
+        if not folder.exists() and (left / "manifest.json").is_file():
+            left.rename(folder)
+        else:
             shutil.rmtree(left, ignore_errors=True)
+    for left in folder.parent.glob(f".{folder.name}.making-*"):
+        if _in_use(left):
+            raise InputError(f"{folder}: another process is making it: wait for it to end, and run again")
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _files(folder: Path) -> list[str]:

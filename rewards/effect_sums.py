@@ -97,7 +97,7 @@ class ReactionSums:
         noise = self.square[of, c].sum() / max(self.count[of].sum(), 1.0)
         group = np.repeat([0, 1, 2] if self.P else [0, 1], [1, self.P, self.M] if self.P else [1, self.M])
         known = {0: 1.0} if precision is None else dict(enumerate(precision.tolist()))
-        return fit_ridge(gram, self.moment[of, c].sum(0), noise, group, known, precision is None)
+        return fit_ridge(gram, self.moment[of, c].sum(0), noise, group, known)
 
 
 class OutcomeSums:
@@ -150,7 +150,7 @@ class OutcomeSums:
         for other in (1, 0):
             gram = mixture.T @ self.gram[other, self.patterns[:, label]].sum(0) @ mixture
             known = dict(enumerate(whole.precision.tolist()))
-            posterior = fit_ridge(gram, mixture.T @ self.moment[other, label], whole.noise, group, known, False)
+            posterior = fit_ridge(gram, mixture.T @ self.moment[other, label], whole.noise, group, known)
             found.append(mixture @ posterior.mean)
         return np.stack(found)
 

@@ -63,15 +63,13 @@ def fit_ridge(
     noise: float,
     group: np.ndarray,
     fixed: dict[int, float] | None = None,
-    learned: bool = True,
     shutting: bool = True,
 ) -> Posterior:
     """Posterior of the coefficients of y on x given gram = sum x x' (P, P) and moment = sum x y (P,).
 
     noise: variance of y around its mean (times the design effect where rows come in clusters). group (P,): 0-based
     group of each column. fixed: prior precision of the groups that are not to be learned, in 1 / coefficient squared.
-    learned: whether any are; otherwise `fixed` names them all. shutting: whether groups without evidence are shut;
-    what is unclear of a few columns is better left to their prior.
+    shutting: whether groups without evidence are shut; what is unclear of a few columns is better left to their prior.
     """
     noise = max(noise, 1e-12)
     gram, target = gram / noise, moment / noise
@@ -82,18 +80,17 @@ def fit_ridge(
     for g, value in (fixed or {}).items():
         if g < len(sizes):
             precision[g] = value
-    if learned:
-        free = [g for g in range(len(sizes)) if g not in (fixed or {})]
-        precision = _widths(gram, target, group, precision, start, free)
-        shut = np.zeros(len(sizes), np.bool_)
-        for g in sorted(free, key=lambda one: -sizes[one]) if shutting else []:
-            without = np.where(np.arange(len(sizes)) == g, SHUT * start, precision)
-            if _evidence(gram, target, without[group]) >= _evidence(gram, target, precision[group]):
-                shut[g] = True
-                free.remove(g)
-                # Shut columns are left out of the sums from here on.
-                of = ~shut[group]
-                precision = _widths(gram[np.ix_(of, of)], target[of], group[of], without, start, free)
+    free = [g for g in range(len(sizes)) if g not in (fixed or {})]
+    precision = _widths(gram, target, group, precision, start, free)
+    shut = np.zeros(len(sizes), np.bool_)
+    for g in sorted(free, key=lambda one: -sizes[one]) if shutting else []:
+        without = np.where(np.arange(len(sizes)) == g, SHUT * start, precision)
+        if _evidence(gram, target, without[group]) >= _evidence(gram, target, precision[group]):
+            shut[g] = True
+            free.remove(g)
+            # Shut columns are left out of the sums from here on.
+            of = ~shut[group]
+            precision = _widths(gram[np.ix_(of, of)], target[of], group[of], without, start, free)
     factor = scipy.linalg.cholesky(gram + np.diag(precision[group]), lower=True)
     mean = scipy.linalg.cho_solve((factor, True), target)
     nothing = _evidence(gram, target, (SHUT * start)[group])

@@ -59,7 +59,7 @@ def test_two_halves_err_apart_where_they_know_and_together_where_they_do_not() -
             prior, halves = rng.standard_normal((200, 20)), []
             for _ in range(2):
                 x, y = _data(rng, rows, beta)
-                halves.append(fit_ridge(x.T @ x, x.T @ y, 1.0, np.zeros(20, int), {0: 1.0}, learned=False))
+                halves.append(fit_ridge(x.T @ x, x.T @ y, 1.0, np.zeros(20, int), {0: 1.0}))
             mean = (halves[0].mean + halves[1].mean) / 2
             draws = sum(half.draws_from(prior, rng) for half in halves) / 2
             np.testing.assert_allclose(draws.mean(0), mean, atol=0.3)
