@@ -42,9 +42,7 @@ def daily_traces(
     if window < 1:
         raise InputError(f"early reward: a window of {window} days: give 1 or more")
     result = np.zeros((len(rows), window), bool)
-    origin = int(min(histories.time.min(initial=0), decisions.time.min(initial=0)))
-    day = (histories.time - origin) // DAY
-    made = (decisions.time[rows] - origin) // DAY
+    day, made = histories.time // DAY, decisions.time[rows] // DAY
     user = np.repeat(np.arange(len(histories.offsets) - 1, dtype=np.int64), np.diff(histories.offsets))
     last = int(max(day.max(initial=0), made.max(initial=0))) + window + 2
     active = np.unique(user * last + day)

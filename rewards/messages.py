@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.special import expit
 
@@ -30,6 +29,7 @@ from data.world.environment import MessageContexts
 from data.world.message_policies import allowed_channels
 from data.world.settings import CHANNELS
 from rewards.message_features import SLOT_STARTS, Floats, MessageCatalog, Moves, moves, situation
+from rewards.model_files import read_facts, reading
 from rewards.objective import LoggingMoments, Objective, SlateScores
 from rewards.sending import Sending, legal_moves
 
@@ -312,25 +312,10 @@ class MessageReward:
     @staticmethod
     def load(folder: Path) -> MessageReward:
         """Read what `save` wrote. Raises InputError when it is not there, broken, or of another format."""
-        fix = "train it with scripts/train_message_rewards.py"
-        try:
-            facts = json.loads((folder / "model.json").read_text())
-            tensors = load_file(folder / "model.safetensors")
-        except FileNotFoundError as error:
-            missing = Path(error.filename or "model.safetensors").name
-            raise InputError(f"{folder}: no message reward ({missing} is missing): {fix}") from None
-        except (json.JSONDecodeError, SafetensorError) as error:
-            raise InputError(f"{folder}: a broken message reward ({error}): delete it and {fix}") from None
-        if not isinstance(facts, dict):
-            raise InputError(f"{folder}: a broken message reward (model.json is no object): delete it and {fix}")
-        if facts.get("format") != FORMAT:
-            raise InputError(f"{folder}: a message reward of format {facts.get('format')}, this reads {FORMAT}: {fix}")
-        try:
-            return MessageReward._read(facts, tensors)
-        except KeyError as error:
-            raise InputError(f"{folder}: a broken message reward ({error} is missing): delete it and {fix}") from None
-        except (AttributeError, TypeError) as error:
-            raise InputError(f"{folder}: a broken message reward ({error}): delete it and {fix}") from None
+        what, fix = "message reward", "train it with scripts/train_message_rewards.py"
+        with reading(folder, what, fix):
+            facts = read_facts(folder, what, FORMAT, fix)
+            return MessageReward._read(facts, load_file(folder / "model.safetensors"))
 
     @staticmethod
     def _read(facts: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> MessageReward:

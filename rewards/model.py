@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from scipy.special import expit
 from torch import Tensor
@@ -25,6 +24,7 @@ from data.histories import Decisions, Histories
 from rewards.advantage import Effects, reaction_probabilities, reactions_anyway
 from rewards.calibration import logit, read_out
 from rewards.heads import Heads, Label, is_return, returned_within
+from rewards.model_files import read_facts, reading
 from rewards.network import Network, Shape
 from rewards.objective import LoggingMoments, Objective, SlateScores
 from rewards.reactions import Channels
@@ -217,26 +217,11 @@ class RewardModel:
     @staticmethod
     def load(folder: Path) -> "RewardModel":
         """Read what `save` wrote. Raises InputError when it is not there, broken, or of another format."""
-        fix = "train it with scripts/train_rewards.py"
-        try:
-            facts = json.loads((folder / "model.json").read_text())
+        what, fix = "reward model", "train it with scripts/train_rewards.py"
+        with reading(folder, what, fix):
+            facts = read_facts(folder, what, FORMAT, fix)
             trees = json.loads((folder / "trees.json").read_text())
-            tensors = load_file(folder / "model.safetensors")
-        except FileNotFoundError as error:
-            missing = Path(error.filename or "model.safetensors").name
-            raise InputError(f"{folder}: no reward model ({missing} is missing): {fix}") from None
-        except (json.JSONDecodeError, SafetensorError) as error:
-            raise InputError(f"{folder}: a broken reward model ({error}): delete it and {fix}") from None
-        if not isinstance(facts, dict):
-            raise InputError(f"{folder}: a broken reward model (model.json is no object): delete it and {fix}")
-        if facts.get("format") != FORMAT:
-            raise InputError(f"{folder}: a reward model of format {facts.get('format')}, this reads {FORMAT}: {fix}")
-        try:
-            return RewardModel._read(facts, trees, tensors)
-        except KeyError as error:
-            raise InputError(f"{folder}: a broken reward model ({error} is missing): delete it and {fix}") from None
-        except (AttributeError, TypeError, RuntimeError) as error:
-            raise InputError(f"{folder}: a broken reward model ({error}): delete it and {fix}") from None
+            return RewardModel._read(facts, trees, load_file(folder / "model.safetensors"))
 
     @staticmethod
     def _read(facts: dict[str, Any], trees: dict[str, Any], tensors: dict[str, Tensor]) -> "RewardModel":
