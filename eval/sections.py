@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -64,7 +62,6 @@ from rewards.pareto import sweep
 from rewards.recency import recency_features
 from rewards.segments import SEGMENTS, segments
 
-T = TypeVar("T")
 FEWEST_ROUNDS = 100
 POSITION_SAMPLES = 2  # slates drawn per decision for the probability of an item at a position
 CANDIDATES = 64  # slates to choose among at each decision, for the Pareto front
@@ -166,11 +163,9 @@ def ranking_section(judged: Judged, cases: int, seed: int) -> RankingSection:
     targets = next_item_targets(judged.histories, judged.cut, settings, seed)
     most = max(settings.cutoffs)
     rankers = floors(judged.histories, targets, len(judged.catalog), judged.cut, most)
-
-    def ranked(name: str, spoken: Speaker) -> NDArray[np.int32]:
-        return top_items(spoken, contexts(judged.histories, targets, spoken.settings.history_length), most)
-
-    rankers |= _of_each(judged.speakers, ranked)
+    for name, spoken in judged.speakers.items():
+        known = contexts(judged.histories, targets, spoken.settings.history_length)
+        rankers[name] = top_items(spoken, known, most)
     results = evaluate_ranking(rankers, targets, settings)
     return RankingSection(results=results, about="The next item that a listener took after the cut.")
 
@@ -205,15 +200,18 @@ def off_policy_section(
     base = reward.outcomes(states)[label]
     logged = torch.from_numpy(decisions.slate.astype(np.int64))[:, None]
     q = base + reward.advantage(states, logged).mean[:, 0, column].numpy()
+    values: dict[str, OffPolicyValue] = {}
+    checks: dict[str, list[Check]] = {}
+    overlaps: dict[str, dict[str, Support]] = {}
     segment = np.array(SEGMENTS)[segments(recency_features(judged.histories, decisions))]
     # How much a listener had done before: no slate can have changed it.
     before = {"interactions before the decision": np.log1p(decisions.start - judged.histories.offsets[decisions.user])}
     settings = OffPolicySettings()
     user, truth = decisions.user, known_label[rows]
     on_log = LoggedRounds(decisions.log_propensity, decisions.log_propensity, truth, user, q, q)
+    values["logging"] = off_policy_value(on_log, settings)
     positions = None if organic else _logged_positions(judged, decisions, seed)
-
-    def asked(name: str, spoken: Speaker) -> tuple[OffPolicyValue, dict[str, Support], list[Check]]:
+    for name, spoken in judged.speakers.items():
         known = contexts(judged.histories, decisions, spoken.settings.history_length)
         if organic:  # without propensities every value is refused, whatever the policy's own probabilities are
             log_p, v = np.zeros(len(rows)), q
@@ -221,34 +219,17 @@ def off_policy_section(
             log_p = slate_log_probs(spoken, known, decisions.slate, decisions.move)
             v = base + _expected(spoken, judged, decisions, reward, states, column, seed)
         found = LoggedRounds(decisions.log_propensity, np.minimum(log_p, 0.0), truth, user, q, v)
-        overlaps = {} if organic else overlap(found, segment)
-        value = off_policy_value(found, settings)
-        if value.support.refused is None:
-            return value, overlaps, placebo(found, before)
-        if positions is not None and is_candidate(name):  # whole slates say nothing: do their positions?
+        values[name] = off_policy_value(found, settings)
+        if not organic:
+            overlaps[name] = overlap(found, segment)
+        if values[name].support.refused is None:
+            checks[name] = placebo(found, before)
+        elif positions is not None and is_candidate(name):  # whole slates say nothing: do their positions?
             generator = torch.Generator().manual_seed(seed)
             new = position_log_probs(spoken, known, decisions.slate, POSITION_SAMPLES, generator)
             by_position = replace(found, position_log=positions, position_new=np.minimum(new, 0.0))
-            value = off_policy_value(by_position, settings)
-        return value, overlaps, []
-
-    told = _of_each(judged.speakers, asked)
-    values = {"logging": off_policy_value(on_log, settings)} | {name: value for name, (value, _, _) in told.items()}
-    overlaps = {name: seen for name, (_, seen, _) in told.items() if seen}
-    checks = {name: passed for name, (_, _, passed) in told.items() if passed}
+            values[name] = off_policy_value(by_position, settings)
     return OffPolicySection(label, values, checks, overlaps, left_out=left_out)
-
-
-def _of_each(speakers: Mapping[str, Speaker], ask: Callable[[str, Speaker], T]) -> dict[str, T]:
-    """What `ask` says of every policy. They do not need one another, and their tensors are too small for two threads to
-    share: each policy has a thread of its own."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            return dict(zip(speakers, pool.map(ask, speakers.keys(), speakers.values()), strict=True))
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _logged_positions(judged: Judged, decisions: Decisions, seed: int) -> NDArray[np.float64] | None:
