@@ -92,8 +92,8 @@ def baselines(road: RunArguments) -> list[Stage]:
     run, seed = road.run, road.seed
     model = (run, road.preset, road.base_model, road.set)
     ppo_click = train_ppo.PPOArguments(*model, reward="click", start="dpo_click", name="ppo_click", model_seed=seed)
-    grpo_click = train_grpo.GroupArguments(*model, reward="click", start="none", name="grpo_click", model_seed=seed)
-    abpo = train_grpo.GroupArguments(*model, anchor=True, start="none", name="abpo", model_seed=seed)
+    grpo_click = train_grpo.GroupArguments(*model, reward="click", name="grpo_click", model_seed=seed)
+    abpo = train_grpo.GroupArguments(*model, anchor=True, name="abpo", model_seed=seed)
     weighted = train_weighted_sft.WeightedArguments(*model, model_seed=seed)
     midterm, click = ("policy/sft", "rewards/midterm"), ("policy/sft", "rewards/click")
     return [
@@ -114,6 +114,7 @@ def road(args: ClaimsArguments, seed: int) -> RunArguments:
         listeners=args.listeners,
         days=args.days,
         seed=seed,
+        baselines=False,  # of the reward's forecasts: a claim is about policies
         workers=args.workers,
     )
 

@@ -58,6 +58,9 @@ class RunArguments(ModelArguments):
     slate_size: int = field(default=5, metadata={"help": "items of a slate"})
     compare: str | None = field(default=None, metadata={"help": "a finished run to put beside this one in the report"})
     seed: int = field(default=0, metadata={"help": "seed of the world and of everything trained"})
+    baselines: bool = field(
+        default=True, metadata={"help": "train what the reward model's forecasts are compared with"}
+    )
     workers: int = field(
         default=0,
         metadata={"help": "stages made at once, which share the threads; 0: as suits the machine, 1: one by one"},
@@ -79,7 +82,8 @@ def stages(args: RunArguments) -> list[Stage]:
         first = partial(ingest.stage, ingest.IngestArguments(run, args.logs, args.reader, args.slate_size))
 
     def rewards(name: str) -> Callable[[], bool]:
-        return partial(train_rewards.stage, train_rewards.RewardArguments(run=run, name=name, seed=seed))
+        given = train_rewards.RewardArguments(run=run, name=name, seed=seed, baselines=args.baselines)
+        return partial(train_rewards.stage, given)
 
     def dpo(name: str, reward: str) -> Callable[[], bool]:
         chosen = train_dpo.DPOArguments(*model, reward=reward, name=name, model_seed=seed)
@@ -90,7 +94,7 @@ def stages(args: RunArguments) -> list[Stage]:
 
     sft = train_sft.SFTArguments(*model, slate_size=args.slate_size, model_seed=seed)
     ppo = train_ppo.PPOArguments(*model, reward="midterm", start="dpo", name="ppo", model_seed=seed)
-    grpo = train_grpo.GroupArguments(*model, reward="midterm", start="none", name="grpo", model_seed=seed)
+    grpo = train_grpo.GroupArguments(*model, reward="midterm", name="grpo", model_seed=seed)
     made = [
         Stage("logs", first),
         Stage("catalog", partial(build_catalog.stage, build_catalog.CatalogArguments(run, seed=seed)), ("logs",)),

@@ -133,12 +133,8 @@ def main() -> None:
         run = open_run(Path(args.run))
         model = (args.run, args.preset, args.base_model, args.set)
         for name, reward in TUNED.items():
-            train_grpo.stage(
-                train_grpo.GroupArguments(*model, reward=reward, start="none", name=name, model_seed=args.seed)
-            )
-        train_grpo.stage(
-            train_grpo.GroupArguments(*model, trade_off=True, start="none", name="trade_off", model_seed=args.seed)
-        )
+            train_grpo.stage(train_grpo.GroupArguments(*model, reward=reward, name=name, model_seed=args.seed))
+        train_grpo.stage(train_grpo.GroupArguments(*model, trade_off=True, name="trade_off", model_seed=args.seed))
 
         def make(place: Path) -> None:
             (place / "trade_off.json").write_text(json.dumps(compared(args, run), indent=1) + "\n")

@@ -1,11 +1,11 @@
 """Group-relative policy optimisation against a reward model: runs/<name>/policy/grpo (or rloo, grpo_click, ...).
 
-    accelerate launch scripts/train_grpo.py --run runs/demo --reward midterm --start dpo
-    accelerate launch scripts/train_grpo.py --run runs/demo --method rloo --name rloo
+    accelerate launch scripts/train_grpo.py --run runs/demo --reward midterm
+    accelerate launch scripts/train_grpo.py --run runs/demo --method rloo --start dpo --name rloo
     accelerate launch scripts/train_grpo.py --run runs/demo --anchor true --name abpo
     accelerate launch scripts/train_grpo.py --run runs/demo --trade_off true --name trade_off
 
-Starts from a DPO adapter (or afresh with --start none); the reference is policy/sft with the adapter disabled. With
+Starts from SFT, or from an adapter of it (--start dpo); the reference is policy/sft with the adapter disabled. With
 --anchor one slate of each group is the one that was logged. With --trade_off every prompt asks for a drawn balance of
 mid-term and clicks, and both rewards are weighed as asked: one policy for the whole front.
 """
@@ -31,7 +31,7 @@ class GroupArguments(ModelArguments):
 
     method: str = field(default="grpo", metadata={"help": f"one of {', '.join(METHODS)}"})
     reward: str = field(default="midterm", metadata={"help": "reward model: midterm or click"})
-    start: str = field(default="dpo", metadata={"help": "adapter to start from, or none"})
+    start: str = field(default="none", metadata={"help": "adapter to start from, as dpo; none: from SFT"})
     name: str = field(default="grpo", metadata={"help": "name of the adapter under policy/"})
     credit: str | None = field(
         default=None, metadata={"help": "what a reward is credited to: item (GRPO's default) or slate (RLOO's)"}
