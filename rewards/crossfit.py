@@ -30,15 +30,15 @@ from rewards.advantage import AdvantageSettings, Effects, Fold, FoldReport, posi
 from rewards.calibration import fit_readout
 from rewards.event_file import EventFile
 from rewards.heads import Targets
-from rewards.model import RewardModel, foretold
+from rewards.model import RewardModel
 from rewards.network import Known, Network, Shape
 from rewards.objective import LoggingMoments
+from rewards.period_trees import RETURN, fit_period_trees
 from rewards.quality import Forecasts, head_quality
 from rewards.reactions import Channels
 from rewards.recency import lasting
 from rewards.sequences import Batch, batches
 from rewards.slices import BackTest, SliceSettings, back_test
-from rewards.stack import RETURN, Foretold, fit_stack
 from rewards.steps import streamed
 from rewards.taste import fit_tastes
 from rewards.training import TrainSettings, Watched, fit, states
@@ -192,10 +192,9 @@ def train_rewards(
     with threadpool_limits(1, user_api="blas"):
         features = torch.cat([*encoded, networks[0].trunk.counts(inputs.recency)], dim=1).numpy()
         model = replace(model, readout=_calibrate(plain, features, test))
-    unseen = _unseen(networks, encoded, half[decisions.user])
     counts = lasting(inputs.recency.numpy())
-    forecasts = _forecasts(model, both, unseen, counts, half[decisions.user], decisions.time, test, seed)
-    model = replace(model, stack=fit_stack(test.labels, counts, unseen, test.periods, test.day, seed))
+    forecasts = _forecasts(model, both, counts, half[decisions.user], decisions.time, test, seed)
+    model = replace(model, trees=fit_period_trees(test.labels, counts, test.periods, test.day, seed))
     sample = _sample(np.flatnonzero(test.informs), 20_000, seed)
     logged = model.advantage(both[sample], torch.from_numpy(decisions.slate[sample].astype(np.int64))[:, None])
     advantages, spread = logged.mean[:, 0].numpy().astype(np.float64), logged.spread[:, 0].numpy().astype(np.float64)
@@ -237,17 +236,9 @@ def _digest(*parts: Inputs | Known) -> str:
     return seen.hexdigest()
 
 
-def _unseen(networks: Sequence[Network], encoded: Sequence[Tensor], side: np.ndarray) -> Foretold:
-    """What is foretold of each decision by the network that has not seen its listener, of half `side` (D,)."""
-    one, other = (foretold([network.heads], [state]) for network, state in zip(networks, encoded, strict=True))
-    second = (side == 0)[:, None]
-    return Foretold(np.where(second, other.hazard, one.hazard), np.where(second, other.share, one.share))
-
-
 def _forecasts(
     model: RewardModel,
     states: Tensor,
-    unseen: Foretold,
     counts: np.ndarray,
     side: np.ndarray,
     time: np.ndarray,
@@ -269,13 +260,12 @@ def _forecasts(
     for half in (0, 1):
         rows = judged & (side == half)
         known = {f: np.where((side == half)[:, None], np.nan, happened) for f, happened in test.periods.items()}
-        stack = fit_stack(test.labels, counts, unseen, known, test.day, seed)
-        net = Foretold(unseen.hazard[rows], unseen.share[rows])
-        shares = stack.shares(test.labels, counts[rows], net)
+        trees = fit_period_trees(test.labels, counts, known, test.day, seed)
+        shares = trees.shares(test.labels, counts[rows])
         for label in (label for label in test.labels if label.name in shares):
             outcomes[label.name][rows] = shares[label.name] * label.trials
-        if RETURN in stack.trees:
-            curve[rows] = stack.return_curve(counts[rows], net)
+        if RETURN in trees.by_family:
+            curve[rows] = trees.return_curve(counts[rows], model.shape.bins)
         elif model.shape.bins:
             curve[rows] = model.return_curve(states[torch.from_numpy(rows)])
     return Forecasts(outcomes, curve, side)

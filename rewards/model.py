@@ -27,14 +27,14 @@ from rewards.heads import Heads, Label, is_return, returned_within
 from rewards.model_files import read_facts, reading
 from rewards.network import Network, Shape
 from rewards.objective import LoggingMoments, Objective, SlateScores
+from rewards.period_trees import RETURN, PeriodTrees
 from rewards.reactions import Channels
 from rewards.recency import COLUMNS, lasting
 from rewards.sequences import batches
-from rewards.stack import RETURN, Foretold, Stack
 from rewards.training import states
 from rewards.trunk import Inputs, TrunkSettings
 
-FORMAT = 6
+FORMAT = 7
 ENCODE_TOKENS = 16_384
 
 
@@ -55,7 +55,7 @@ class RewardModel:
     moments: LoggingMoments
     support_floor: float
     content: Tensor
-    stack: Stack = field(default_factory=lambda: Stack({}, {}))
+    trees: PeriodTrees = field(default_factory=lambda: PeriodTrees({}, {}))
     catalog_version: str = ""
 
     @property
@@ -81,15 +81,16 @@ class RewardModel:
     @torch.no_grad()
     def outcomes(self, states: Tensor) -> dict[str, np.ndarray]:
         """Calibrated expectation (B,) of every label at states (B, S), under the policy that wrote the log."""
-        net = self.foretold(states)
-        stacked = self.stack.shares(self.shape.labels, lasting(self._recency(states).numpy()), net)
-        features = torch.cat([*self._split(states), self.networks[0].trunk.counts(self._recency(states))], 1).numpy()
+        split, recency = self._split(states), self._recency(states)
+        plain = mean_shares([n.heads for n in self.networks], split)
+        by_trees = self.trees.shares(self.shape.labels, lasting(recency.numpy()))
+        features = torch.cat([*split, self.networks[0].trunk.counts(recency)], 1).numpy()
         result: dict[str, np.ndarray] = {}
         floor: np.ndarray | None = None
         for column, label in enumerate(self.shape.labels):
-            share = net.share[:, column]
-            if label.name in stacked:
-                share = stacked[label.name]
+            share = plain[:, column]
+            if label.name in by_trees:
+                share = by_trees[label.name]
             elif self.readout is not None:
                 share = read_out(self.readout[column], share, features)
             if is_return(label.name):
@@ -105,8 +106,8 @@ class RewardModel:
 
         Retention is calibrated at its horizons; what that changes in the log-odds is drawn as a line between them.
         """
-        if RETURN in self.stack.trees:
-            return self.stack.return_curve(lasting(self._recency(states).numpy()), self.foretold(states))
+        if RETURN in self.trees.by_family:
+            return self.trees.return_curve(lasting(self._recency(states).numpy()), self.shape.bins)
         split = zip(self.networks, self._split(states))
         raw = torch.stack([returned_within(n.heads.read(z)[:, : self.shape.bins]) for n, z in split]).mean(0).numpy()
         mended = self.outcomes(states)
@@ -160,11 +161,6 @@ class RewardModel:
         """An objective over this model's heads, normalised under the logging policy."""
         return self.moments.objective(weights, kappa, penalty, constraints)
 
-    @torch.no_grad()
-    def foretold(self, states: Tensor) -> Foretold:
-        """What the networks say of states (B, S), on average."""
-        return foretold([n.heads for n in self.networks], self._split(states))
-
     def _recency(self, states: Tensor) -> Tensor:
         return states[:, self.shape.state * len(self.networks) :]
 
@@ -204,7 +200,7 @@ class RewardModel:
             tensors |= {f"network.{index}.{name}": value for name, value in network.state_dict().items()}
             tensors |= {f"effects.{index}.{name}": value for name, value in vars(effects).items()}
         save_file({name: value.clone().contiguous() for name, value in tensors.items()}, folder / "model.safetensors")
-        (folder / "trees.json").write_text(json.dumps(asdict(self.stack), indent=0, sort_keys=True) + "\n")
+        (folder / "trees.json").write_text(json.dumps(asdict(self.trees), indent=0, sort_keys=True) + "\n")
         facts = {
             "format": FORMAT,
             "shape": asdict(self.shape),
@@ -254,7 +250,7 @@ class RewardModel:
             moments=LoggingMoments(tuple(label.name for label in shape.labels), tensors["moments"].numpy()),
             support_floor=facts["support_floor"],
             content=tensors["content"],
-            stack=Stack(**trees),
+            trees=PeriodTrees(**trees),
             catalog_version=facts["catalog_version"],
         )
 
@@ -264,7 +260,7 @@ class RewardModel:
         parts, counts = self._split(states), self._recency(states)
         return [
             (
-                replace(self, networks=(n,), effects=(e,), readout=None, stack=Stack({}, {})),
+                replace(self, networks=(n,), effects=(e,), readout=None, trees=PeriodTrees({}, {})),
                 torch.cat([part, counts], dim=1),
             )
             for n, e, part in zip(self.networks, self.effects, parts, strict=True)
@@ -275,16 +271,13 @@ class RewardModel:
         return replace(self, moments=moments, support_floor=support_floor)
 
 
-@torch.no_grad()
-def foretold(heads: Sequence[Heads], states: Sequence[Tensor]) -> Foretold:
-    """What some networks' heads say of their own states (B, W), averaged as probabilities."""
+def mean_shares(heads: Sequence[Heads], states: Sequence[Tensor]) -> np.ndarray:
+    """Share (B, labels) of every label by some networks' heads, each from its own states (B, W), on average."""
     pairs = list(zip(heads, states, strict=True))
     trials = torch.tensor([float(label.trials) for label in heads[0].labels])
     share = torch.stack([head.means(state) for head, state in pairs]).mean(0) / trials
-    curve = torch.stack([returned_within(head.read(state)[:, : head.bins]) for head, state in pairs]).mean(0).double()
-    stays = 1.0 - torch.cat([torch.zeros(len(curve), 1), curve], dim=1)
-    hazard = 1.0 - stays[:, 1:] / stays[:, :-1].clamp_min(1e-9)
-    return Foretold(hazard.numpy(), share.double().numpy())
+    found: np.ndarray = share.double().numpy()
+    return found
 
 
 def slate_effects(

@@ -19,8 +19,8 @@ from data.errors import InputError
 from data.histories import Decisions
 from data.outcomes import as_of
 from rewards.heads import Label, Targets, carried, is_return
+from rewards.period_trees import passed
 from rewards.reach import days_seen, leaving
-from rewards.stack import passed
 
 FEWEST_KNOWN = 100  # known labels below which a head is not trained
 
@@ -51,7 +51,9 @@ class BackTest:
     final: Targets
     informs: np.ndarray  # (D,) bool: decisions whose reactions were over by the time `advantage` stands for
     day: np.ndarray  # (D,) local day of the decision, -1 for those made after `calibrated`
-    periods: Mapping[str, np.ndarray]  # what happened in each period that was over by `calibrated` (`rewards.stack`)
+    periods: Mapping[
+        str, np.ndarray
+    ]  # what happened in each period that was over by `calibrated` (`rewards.period_trees`)
 
     def calibration_rows(self, label: str) -> np.ndarray:
         """Rows whose label became known after the cut and by the end of calibration."""

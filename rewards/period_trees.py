@@ -1,4 +1,4 @@
-"""The last word on what will happen: boosted trees that start from the network and learn from yesterday as well.
+"""The last word on what will happen: boosted trees on counting features that learn from yesterday as well.
 
 A label of a week is known a week late. In a log that drifts, what has closed is about those who came first, and a head
 that is calibrated on it promises the listeners of today what those of last month did. But a window that is open says
@@ -8,12 +8,12 @@ period of a decision from what was known then, on all periods that have passed (
 discrete-time hazard: Singer & Willett, 1993; Tutz & Schmid, 2016, ch. 3). Return curves and expected counts are read
 off it, so they stay monotone in the days and within their range.
 
-The trees start at the network's log-odds (an offset) of the network that has not seen the listener, and have the
-counting features of the tabular baseline beside them: what the sequence does not add, they can take back. Of these,
-what only ever grows is told as a rate (`rewards.recency.lasting`): periods to come are foretold of listeners who have
-been there for longer than any that were learned from. Last, one number per family sets the level of the trees right for
-the weeks to come: a running mean of what the weeks so far were above it or below, at the pace that would have foretold
-each of them best (exponential smoothing, which is exact for a level that drifts as a random walk: Muth 1960).
+What they know of a listener are the counting features of the tabular baseline; what only ever grows is told as a rate
+(`rewards.recency.lasting`): periods to come are foretold of listeners who have been there for longer than any that were
+learned from. What the network foretells is not among them: as a start or as a column it made forecasts worse on every
+log that was tried (docs/rewards.md). Last, one number per family sets the level of the trees right for the weeks to
+come: a running mean of what the weeks so far were above it or below, at the pace that would have foretold each of them
+best (exponential smoothing, which is exact for a level that drifts as a random walk: Muth 1960).
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,6 @@ from scipy.special import expit
 
 from rewards.baselines import TREES
 from rewards.boosting import lightgbm
-from rewards.calibration import logit
 from rewards.heads import Label, is_return
 
 Floats = NDArray[np.float64]
@@ -50,43 +49,35 @@ PACES = np.linspace(0.0, 1.0, 21)
 
 
 @dataclass(frozen=True)
-class Foretold:
-    """What the network says of D decisions: hazard (D, bins) of a return by day, share (D, labels) of every label."""
-
-    hazard: Floats
-    share: Floats
-
-
-@dataclass(frozen=True)
-class Stack:
+class PeriodTrees:
     """Trees by family (return, active, habit) as LightGBM's text; none for a family that the log does not carry.
     shift: what is added to their log-odds."""
 
-    trees: Mapping[str, str]
+    by_family: Mapping[str, str]
     shift: Mapping[str, float]
 
-    def shares(self, labels: Sequence[Label], features: NDArray[np.floating], net: Foretold) -> dict[str, Floats]:
+    def shares(self, labels: Sequence[Label], features: NDArray[np.floating]) -> dict[str, Floats]:
         """Share (D,) of the labels that it has trees for; features (D, F) as `rewards.recency.lasting` gives them."""
         found: dict[str, Floats] = {}
-        if RETURN in self.trees:
-            curve = self.return_curve(features, net)
-            found |= {label.name: curve[:, label.days] for label in labels if is_return(label.name)}
+        returns = [label for label in labels if is_return(label.name)]
+        if RETURN in self.by_family and returns:
+            curve = self.return_curve(features, 1 + max(label.days for label in returns))
+            found |= {label.name: curve[:, label.days] for label in returns}
         for family, periods in ((ACTIVE, ACTIVE_PERIODS), (HABIT, HABIT_PERIODS)):
-            wanted = [label for label in labels if family_of(label) == family and family in self.trees]
+            wanted = [label for label in labels if family_of(label) == family and family in self.by_family]
             if wanted:
                 kept = within(periods, max(label.days for label in wanted))
-                by_period = self._foretell(family, kept, labels, features, net)
+                by_period = self._foretell(family, kept, features)
                 sizes = np.array([end - start + 1 for start, end in kept])
                 for label in wanted:
                     inside = len(within(kept, label.days))
                     found[label.name] = by_period[:, :inside] @ sizes[:inside] / sizes[:inside].sum()
         return found
 
-    def return_curve(self, features: NDArray[np.floating], net: Foretold) -> Floats:
-        """Probability (D, bins) of having returned by the end of each day."""
-        bins = net.hazard.shape[1]
+    def return_curve(self, features: NDArray[np.floating], bins: int) -> Floats:
+        """Probability (D, bins) of having returned by the end of each day 0, 1, .. bins - 1."""
         periods = within(RETURN_PERIODS, bins - 1)
-        hazard = self._foretell(RETURN, periods, (), features, net)
+        hazard = self._foretell(RETURN, periods, features)
         stays = np.ones(len(features))
         curve = np.empty((len(features), bins))
         for column, (start, end) in enumerate(periods):
@@ -96,22 +87,14 @@ class Stack:
             stays = stays * (1.0 - hazard[:, column])
         return curve
 
-    def _foretell(
-        self,
-        family: str,
-        periods: Sequence[tuple[int, int]],
-        labels: Sequence[Label],
-        features: NDArray[np.floating],
-        net: Foretold,
-    ) -> Floats:
-        trees = lightgbm.Booster(model_str=self.trees[family])
-        start = offsets(family, periods, labels, net)
-        found = np.empty(start.shape)
-        for column in range(len(periods)):
-            design = _design(features, start[:, column], periods[column])
-            beyond = np.asarray(trees.predict(design, raw_score=True, num_threads=1))
-            found[:, column] = expit(start[:, column] + beyond + self.shift[family])
-        return found
+    def _foretell(self, family: str, periods: Sequence[tuple[int, int]], features: NDArray[np.floating]) -> Floats:
+        trees = lightgbm.Booster(model_str=self.by_family[family])
+        found = np.empty((len(features), len(periods)))
+        for column, (start, _) in enumerate(periods):
+            design = _design(features, np.full(len(features), start))
+            found[:, column] = np.asarray(trees.predict(design, raw_score=True, num_threads=1))
+        shares: Floats = expit(found + self.shift[family])
+        return shares
 
 
 def family_of(label: Label) -> str:
@@ -126,30 +109,18 @@ def within(periods: Sequence[tuple[int, int]], days: int) -> list[tuple[int, int
     return [(start, end) for start, end in periods if end <= days]
 
 
-def offsets(family: str, periods: Sequence[tuple[int, int]], labels: Sequence[Label], net: Foretold) -> Floats:
-    """The network's log-odds (D, periods) of each period: of a return in it, or of the share of its days."""
-    if family == RETURN:
-        stays = np.log1p(-np.clip(net.hazard, 1e-6, 1 - 1e-6))
-        return np.stack([logit(-np.expm1(stays[:, start : end + 1].sum(1))) for start, end in periods], axis=1)
-    # A period that lies beyond a label's window is said by the longest label there is.
-    ours = sorted((label.days, column) for column, label in enumerate(labels) if family_of(label) == family)
-    columns = [next((column for days, column in ours if days >= end), ours[-1][1]) for _, end in periods]
-    return np.stack([logit(net.share[:, column]) for column in columns], axis=1)
-
-
-def fit_stack(
+def fit_period_trees(
     labels: Sequence[Label],
     features: NDArray[np.floating],
-    net: Foretold,
     periods_seen: Mapping[str, Floats],
     day: NDArray[np.int64],
     seed: int,
-) -> Stack:
+) -> PeriodTrees:
     """Trees of each family from the periods that have passed.
 
-    net: by the network that has not seen the listener. periods_seen: family -> (D, periods) of what happened, NaN where
-    a period has not passed or, in a return curve, the listener was back before it (see `passed`). day (D,): local day
-    of the decision.
+    features (D, F) as `rewards.recency.lasting` gives them. periods_seen: family -> (D, periods) of what happened, NaN
+    where a period has not passed or, in a return curve, the listener was back before it (see `passed`). day (D,): local
+    day of the decision.
     """
     trees: dict[str, str] = {}
     shift: dict[str, float] = {}
@@ -167,18 +138,17 @@ def fit_stack(
         y = happened[row, column]
         if len(y) < FEWEST_PERIODS or np.all(y == y[0]):
             continue
-        start = offsets(family, periods, labels, net)[row, column]
-        ends = np.array(periods)[column]
-        design = np.concatenate([features[row], start[:, None], ends[:, :1]], axis=1)
-        data = lightgbm.Dataset(design, label=y, init_score=start)
-        model = lightgbm.train(dict(TREES) | {"seed": seed, "boost_from_average": False}, data, num_boost_round=ROUNDS)
+        starts, ends = np.array(periods)[column].T
+        design = _design(features[row], starts)
+        data = lightgbm.Dataset(design, label=y)
+        model = lightgbm.train(dict(TREES) | {"seed": seed}, data, num_boost_round=ROUNDS)
         trees[family] = model.model_to_string()
-        told = start + np.asarray(model.predict(design, raw_score=True, num_threads=1))
-        ended = day[row] + ends[:, 1]
+        told = np.asarray(model.predict(design, raw_score=True, num_threads=1))
+        ended = day[row] + ends
         ago = (ended.max() - ended) // WEEK
         weeks = range(min(int(ago.max()), MOST_WEEKS - 1), -1, -1)
         shift[family] = carried_on([_level(told[ago == week], y[ago == week]) for week in weeks])
-    return Stack(trees, shift)
+    return PeriodTrees(trees, shift)
 
 
 def carried_on(levels: Sequence[float]) -> float:
@@ -250,5 +220,6 @@ def _counts_days(aligned: pl.DataFrame, trace: Bools) -> bool:
     return bool(closed.any()) and float(np.mean(trace[closed, :7].sum(1) == label[closed])) >= AGREED_SHARE
 
 
-def _design(features: NDArray[np.floating], start: Floats, period: tuple[int, int]) -> NDArray[Any]:
-    return np.concatenate([features, start[:, None], np.full((len(features), 1), period[0])], axis=1)
+def _design(features: NDArray[np.floating], start: NDArray[np.integer]) -> NDArray[Any]:
+    """The features beside the first day of the period that is asked about."""
+    return np.concatenate([features, start[:, None]], axis=1)

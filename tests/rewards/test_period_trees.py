@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 
 from rewards.heads import resolve
-from rewards.stack import ACTIVE, RETURN, Foretold, carried_on, fit_stack, passed
+from rewards.period_trees import ACTIVE, RETURN, carried_on, fit_period_trees, passed
 
 DAY = 86_400_000_000
 LABELS = tuple(resolve(name, 3) for name in ("returned_1d", "returned_7d", "active_days_7"))
@@ -48,20 +48,16 @@ def test_only_periods_that_are_over_count_whoever_was_back_early() -> None:
 
 
 def test_recent_open_windows_mend_what_closed_ones_say_of_yesterday() -> None:
-    # People come half as often from the twelfth day on; the network has learned before, and so have closed windows.
+    # People come half as often from the twelfth day on; closed windows are of before.
     rate = np.where(np.arange(20) < 12, 0.6, 0.3)
     frame, gap, back, end = _daily(2000, 20, rate, 1)
-    rows = frame.height
     features = frame["local_day"].cast(pl.Int32).to_numpy()[:, None].astype(np.float64)
-    net = Foretold(
-        np.full((rows, 8), 0.6), np.column_stack([np.full(rows, 0.6), np.full(rows, 0.99), np.full(rows, 0.6)])
-    )
-    stack = fit_stack(LABELS, features, net, passed(frame, end, gap, back), features[:, 0].astype(np.int64), seed=0)
-    share = stack.shares(LABELS, features, net)
+    trees = fit_period_trees(LABELS, features, passed(frame, end, gap, back), features[:, 0].astype(np.int64), seed=0)
+    share = trees.shares(LABELS, features)
     late = features[:, 0] >= 17  # a window of a week is closed for none of them
     assert share["returned_1d"][late].mean() == pytest.approx(1 - 0.7 * 0.99, abs=0.06)
     assert share["active_days_7"][late].mean() < 0.45
-    curve = stack.return_curve(features, net)
+    curve = trees.return_curve(features, 8)
     assert (np.diff(curve, axis=1) >= 0).all()
     assert curve.max() <= 1.0
     np.testing.assert_allclose(share["returned_7d"], curve[:, 7])
