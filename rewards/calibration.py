@@ -66,9 +66,35 @@ def calibration_error(share: np.ndarray, outcome: np.ndarray, bins: int = 15) ->
     """Expected calibration error over bins of equal size (Naeini et al., 2015), in the units of a share."""
     if len(share) == 0:
         return float("nan")
-    order = np.argsort(share, kind="stable")
-    parts = np.array_split(order, min(bins, len(order)))
-    return float(sum(len(part) * abs(share[part].mean() - outcome[part].mean()) for part in parts) / len(order))
+    parts = _equal_bins(share, bins)
+    return float(sum(len(part) * abs(share[part].mean() - outcome[part].mean()) for part in parts) / len(share))
+
+
+def chance_error(
+    share: np.ndarray, outcome: np.ndarray, user: np.ndarray, seed: int, bins: int = 15, draws: int = 400
+) -> float:
+    """The calibration error that chance alone exceeds in one of twenty cases: of forecasts that are right, about
+    outcomes that scatter around them as these do, user (n,) by user (windows of one overlap).
+
+    An error of calibration is never below zero, so on few users the best forecast has one. What is missed in each bin
+    is centred and given a random sign by user (the wild cluster bootstrap: Cameron, Gelbach & Miller, 2008).
+    """
+    if len(share) == 0:
+        return float("nan")
+    missed = (outcome - share).astype(np.float64)
+    _, whose = np.unique(user, return_inverse=True)
+    sums = np.zeros((int(whose.max()) + 1, min(bins, len(share))))  # (users, bins)
+    for column, part in enumerate(_equal_bins(share, bins)):
+        of = len(np.unique(whose[part]))
+        centred = (missed[part] - missed[part].mean()) * np.sqrt(of / max(of - 1, 1))
+        np.add.at(sums[:, column], whose[part], centred)
+    rng = np.random.default_rng(seed)
+    drawn = [np.abs(rng.choice((-1.0, 1.0), len(sums)) @ sums).sum() / len(share) for _ in range(draws)]
+    return float(np.quantile(drawn, 0.95))
+
+
+def _equal_bins(share: np.ndarray, bins: int) -> list[np.ndarray]:
+    return np.array_split(np.argsort(share, kind="stable"), min(bins, len(share)))
 
 
 def reliability(share: np.ndarray, outcome: np.ndarray, trials: int, bins: int = 10) -> dict[str, list[float]]:

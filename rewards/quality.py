@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 
 from data.histories import Decisions, Histories
 from rewards.baselines import BASELINES, Task
-from rewards.calibration import auc, brier, c_index, calibration_error, reliability
+from rewards.calibration import auc, brier, c_index, calibration_error, chance_error, reliability
 from rewards.heads import Label, is_return
 from rewards.recency import recency_features
 from rewards.return_curves import Returns, return_curves
@@ -48,8 +48,9 @@ def head_quality(
     seed: int,
     baselines: bool,
 ) -> dict[str, Any]:
-    """Per label: auc (yes or no) or c_index (counts), spearman, ece (and before calibration), brier, n, reliability,
-    segments, and baseline, baseline_brier, baseline_ece, paired by name of the baseline.
+    """Per label: auc (yes or no) or c_index (counts), spearman, ece (ece_before calibration; ece_chance, which a right
+    forecast exceeds in one of twenty cases), brier, n, reliability, segments, and baseline, baseline_brier,
+    baseline_ece, paired by name of the baseline.
 
     `return` is the time to return itself, see `_return`.
     """
@@ -73,6 +74,7 @@ def head_quality(
             continue
         share = predicted[label.name][rows] / label.trials
         entry = _measures(share, truth, label.trials == 1)
+        entry["ece_chance"] = chance_error(share, truth, decisions.user[rows], seed)
         entry["ece_before"] = calibration_error(plain[label.name][rows] / label.trials, truth)
         entry["n"] = len(rows)
         if decisions.time[rows].max() < test.cut:
@@ -227,11 +229,10 @@ def _return(
     times = [float(t) for t in range(1, last + 1)]
     if not times:
         return {"n": len(rows), "note": "nobody was followed for a day"}
-    middle = retention[len(retention) // 2].days
     ours = foretold[rows]
     entry: dict[str, Any] = {"n": len(rows), "days": last}
-    entry |= _curve_measures(ours, day, returned, user, followed, times, middle, retention, seed)
-    theirs = {name: _curve_measures(curve[rows], day, returned, user, followed, times, middle, retention, seed)
+    entry |= _curve_measures(ours, day, returned, user, followed, times, retention, seed)
+    theirs = {name: _curve_measures(curve[rows], day, returned, user, followed, times, retention, seed)
               for name, curve in curves.items()}  # fmt: skip
     for column, of in (("baseline", "c_index"), ("baseline_brier", "brier"), ("baseline_auc_at", "auc_at")):
         entry[column] = {name: measures[of] for name, measures in theirs.items()}
@@ -251,14 +252,14 @@ def _curve_measures(
     user: np.ndarray,
     followed: Followed,
     times: list[float],
-    middle: int,
     retention: list[Label],
     seed: int,
 ) -> dict[str, Any]:
     _, one = np.unique(user, return_index=True)  # rows of one user are no independent draws
     shares, p = d_calibration(1.0 - curve[one], day[one], returned[one])
     return {
-        "c_index": c_index(curve[:, middle], day, returned, seed),
+        # By the restricted mean time away: the share that is back by one horizon hardly tells apart who is back early.
+        "c_index": c_index(curve[:, : len(times) + 1].sum(axis=1), day, returned, seed),
         "brier": integrated_brier(followed, curve[:, 1 : len(times) + 1], times),
         "auc_at": _said(
             {

@@ -1,7 +1,17 @@
 import numpy as np
 from lifelines.utils import concordance_index
 
-from rewards.calibration import Platt, auc, brier, c_index, calibration_error, fit_platt, fit_readout, read_out
+from rewards.calibration import (
+    Platt,
+    auc,
+    brier,
+    c_index,
+    calibration_error,
+    chance_error,
+    fit_platt,
+    fit_readout,
+    read_out,
+)
 
 
 def _overconfident(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -65,3 +75,22 @@ def test_a_readout_of_predictions_that_are_far_off_is_found_all_the_same() -> No
     found = read_out(fit_readout(share[:10_000], x[:10_000], outcome[:10_000]), share[10_000:], x[10_000:])
     assert calibration_error(found, outcome[10_000:]) < 0.03
     assert auc(found, outcome[10_000:]) > auc(truth[10_000:], outcome[10_000:]) - 0.01
+
+
+def test_a_right_forecast_of_few_users_has_an_error_that_chance_explains() -> None:
+    rng = np.random.default_rng(0)
+    users, each = 400, 12
+    user = np.repeat(np.arange(users), each)
+    explained, wrong = 0, 0
+    for seed in range(40):
+        chance = rng.beta(2.0, 2.0, users)
+        # Windows of one user overlap: what happens in one mostly happens in the next.
+        same = rng.random((users, each)) < 0.8
+        outcome = np.where(same, (rng.random(users) < chance)[:, None], rng.random((users, each)) < chance[:, None])
+        share, happened = np.repeat(chance, each), outcome.ravel().astype(np.float64)
+        limit = chance_error(share, happened, user, seed)
+        explained += calibration_error(share, happened) <= limit
+        wrong += calibration_error(share**2, happened) > chance_error(share**2, happened, user, seed)
+    assert explained >= 35, "38 of 40 are expected"
+    assert wrong >= 38
+    assert chance_error(share, happened, np.arange(len(user)), 0) < limit / 1.5, "rows are not as many as users"
