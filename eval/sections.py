@@ -125,6 +125,7 @@ def reward_section(folder: Path, truth: Mapping[str, float] = MappingProxyType({
             score=head[score],
             baselines=head.get("baseline", {}),
             ece=head.get("ece"),
+            ece_chance=head.get("ece_chance"),
             rows=head.get("n"),
             reliability=Reliability(**head["reliability"]) if "reliability" in head else None,
         )

@@ -318,7 +318,7 @@ def score_of(head: Report) -> tuple[str, float | None]:
     for name, words in (("auc", "AUC"), ("c_index", "C-index")):
         if name in head:
             return words, head[name]
-    known = ("baseline", "baseline_name", "baselines", "ece", "rows", "reliability")
+    known = ("baseline", "baseline_name", "baselines", "ece", "ece_chance", "rows", "reliability")
     other = next((name for name in head if name not in known), None)
     return (other.replace("_", " "), head[other]) if other else ("score", None)
 

@@ -60,7 +60,8 @@ class HeadQuality:
     """One outcome head on the later slice.
 
     score_name: "auc" (probabilities) or "c_index" (times and counts); higher is better. baselines: the same score of
-    what people would otherwise use. ece: expected calibration error, as a share of the most there can be.
+    what people would otherwise use. ece: expected calibration error, as a share of the most there can be;
+    ece_chance: what a right forecast of as many users stays below in 19 of 20 cases.
     """
 
     score_name: str
@@ -69,6 +70,7 @@ class HeadQuality:
     ece: float | None = None
     reliability: Reliability | None = None
     rows: int | None = None
+    ece_chance: float | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Paths that other programs may rely on:
     world.paired_vs_sft.<name>.<metric>.{diff, lo, hi}     (several seeds add seeds_lo, seeds_hi, by_seed)
     world.paired_vs_logging.<name>.<metric>.{diff, lo, hi} the same, against today's policy
     world.gap_closed.<name>.{share, lo, hi}
-    rewards.heads.<label>.{auc or c_index, baseline, ece}
+    rewards.heads.<label>.{auc or c_index, baseline, ece, ece_chance}
     ope.<policy>.<estimator>.{value, lo, hi, ess, refused}      ope_about.{support, overlap, checks, ...}
     ranking.<policy>.{hr@10, ndcg@10}                      (and hr@10_lo, hr@10_hi, ...)
     fairness.gains.<policy>.<segment>.{diff, lo, hi, people}     fairness.{by_tenth, by_kind}.<policy or consumed>
@@ -139,6 +139,7 @@ def head_json(head: HeadQuality) -> Json:
         "baseline_name": best,
         "baselines": dict(head.baselines),
         "ece": head.ece,
+        "ece_chance": head.ece_chance,
         "rows": head.rows,
     }
     if head.reliability is not None:

@@ -233,7 +233,7 @@ def world_inputs(seeds: int = 1) -> ReportInputs:
         world=WorldSection(rollouts(seeds), "clickbait"),
         rewards=RewardSection(
             {
-                "returned_7d": HeadQuality("auc", 0.741, baselines(0.733), 0.012, curve(1, 0.1, 0.95), 18_000),
+                "returned_7d": HeadQuality("auc", 0.741, baselines(0.733), 0.012, curve(1, 0.1, 0.95), 18_000, 0.0093),
                 "return_days": HeadQuality("c_index", 0.668, baselines(0.655), None, None, 18_000),
                 "habit_28": HeadQuality("c_index", 0.702, baselines(0.705), 0.08, curve(2, 0.0, 3.6), 9_000),
                 "plays": HeadQuality("c_index", 0.64, {"popularity": 0.59}, 0.05, curve(3, 0.5, 4.0), 18_000),

@@ -104,6 +104,7 @@ def test_the_page_says_what_the_json_says(folder: Path) -> None:
             assert written(metric, cell["mean"]) in page, (policy, metric)
     for head in report["rewards"]["heads"].values():
         assert percent(head["ece"], 2) in page
+        assert head["ece_chance"] is None or f"chance {percent(head['ece_chance'], 2)}" in page
     for level in report["semantic_ids"]:
         assert f"<td>{percent(level['share'], 2)}</td><td>{percent(level['random'], 2)}</td>" in page
 
