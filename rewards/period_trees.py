@@ -10,14 +10,15 @@ off it, so they stay monotone in the days and within their range.
 
 What they know of a listener are the counting features of the tabular baseline; what only ever grows is told as a rate
 (`rewards.recency.lasting`): periods to come are foretold of listeners who have been there for longer than any that were
-learned from. What the network foretells is not among them: as a start or as a column it made forecasts worse on every
-log that was tried (docs/rewards.md). Last, one number per family sets the level of the trees right for the weeks to
+learned from. What the network foretells is not among them: as a start or as a column it made forecasts no better, and
+mostly worse (docs/rewards.md). Last, one number per family sets the level of the trees right for the weeks to
 come: a running mean of what the weeks so far were above it or below, at the pace that would have foretold each of them
 best (exponential smoothing, which is exact for a level that drifts as a random walk: Muth 1960).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -56,6 +57,10 @@ class PeriodTrees:
     by_family: Mapping[str, str]
     shift: Mapping[str, float]
 
+    @cached_property
+    def _boosters(self) -> dict[str, lightgbm.Booster]:
+        return {family: lightgbm.Booster(model_str=text) for family, text in self.by_family.items()}
+
     def shares(self, labels: Sequence[Label], features: NDArray[np.floating]) -> dict[str, Floats]:
         """Share (D,) of the labels that it has trees for; features (D, F) as `rewards.recency.lasting` gives them."""
         found: dict[str, Floats] = {}
@@ -88,7 +93,7 @@ class PeriodTrees:
         return curve
 
     def _foretell(self, family: str, periods: Sequence[tuple[int, int]], features: NDArray[np.floating]) -> Floats:
-        trees = lightgbm.Booster(model_str=self.by_family[family])
+        trees = self._boosters[family]
         found = np.empty((len(features), len(periods)))
         for column, (start, _) in enumerate(periods):
             design = _design(features, np.full(len(features), start))
