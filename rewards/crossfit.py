@@ -36,7 +36,6 @@ from rewards.objective import LoggingMoments
 from rewards.period_trees import RETURN, fit_period_trees
 from rewards.quality import Forecasts, head_quality
 from rewards.reactions import Channels
-from rewards.recency import lasting
 from rewards.sequences import Batch, batches
 from rewards.slices import BackTest, SliceSettings, back_test
 from rewards.steps import streamed
@@ -192,7 +191,7 @@ def train_rewards(
     with threadpool_limits(1, user_api="blas"):
         features = torch.cat([*encoded, networks[0].trunk.counts(inputs.recency)], dim=1).numpy()
         model = replace(model, readout=_calibrate(plain, features, test))
-    counts = lasting(inputs.recency.numpy())
+    counts = inputs.recency.numpy()
     forecasts = _forecasts(model, both, counts, half[decisions.user], decisions.time, test, seed)
     model = replace(model, trees=fit_period_trees(test.labels, counts, test.periods, test.day, seed))
     sample = _sample(np.flatnonzero(test.informs), 20_000, seed)

@@ -29,7 +29,7 @@ from rewards.network import Network, Shape
 from rewards.objective import LoggingMoments, Objective, SlateScores
 from rewards.period_trees import RETURN, PeriodTrees
 from rewards.reactions import Channels
-from rewards.recency import COLUMNS, lasting
+from rewards.recency import COLUMNS
 from rewards.sequences import batches
 from rewards.training import states
 from rewards.trunk import Inputs, TrunkSettings
@@ -55,7 +55,7 @@ class RewardModel:
     moments: LoggingMoments
     support_floor: float
     content: Tensor
-    trees: PeriodTrees = field(default_factory=lambda: PeriodTrees({}, {}))
+    trees: PeriodTrees = field(default_factory=lambda: PeriodTrees({}, {}, 0.0))
     catalog_version: str = ""
 
     @property
@@ -83,7 +83,7 @@ class RewardModel:
         """Calibrated expectation (B,) of every label at states (B, S), under the policy that wrote the log."""
         split, recency = self._split(states), self._recency(states)
         plain = mean_shares([n.heads for n in self.networks], split)
-        by_trees = self.trees.shares(self.shape.labels, lasting(recency.numpy()))
+        by_trees = self.trees.shares(self.shape.labels, recency.numpy())
         features = torch.cat([*split, self.networks[0].trunk.counts(recency)], 1).numpy()
         result: dict[str, np.ndarray] = {}
         floor: np.ndarray | None = None
@@ -107,7 +107,7 @@ class RewardModel:
         Retention is calibrated at its horizons; what that changes in the log-odds is drawn as a line between them.
         """
         if RETURN in self.trees.by_family:
-            return self.trees.return_curve(lasting(self._recency(states).numpy()), self.shape.bins)
+            return self.trees.return_curve(self._recency(states).numpy(), self.shape.bins)
         split = zip(self.networks, self._split(states))
         raw = torch.stack([returned_within(n.heads.read(z)[:, : self.shape.bins]) for n, z in split]).mean(0).numpy()
         mended = self.outcomes(states)
@@ -260,7 +260,7 @@ class RewardModel:
         parts, counts = self._split(states), self._recency(states)
         return [
             (
-                replace(self, networks=(n,), effects=(e,), readout=None, trees=PeriodTrees({}, {})),
+                replace(self, networks=(n,), effects=(e,), readout=None, trees=PeriodTrees({}, {}, 0.0)),
                 torch.cat([part, counts], dim=1),
             )
             for n, e, part in zip(self.networks, self.effects, parts, strict=True)

@@ -8,12 +8,13 @@ period of a decision from what was known then, on all periods that have passed (
 discrete-time hazard: Singer & Willett, 1993; Tutz & Schmid, 2016, ch. 3). Return curves and expected counts are read
 off it, so they stay monotone in the days and within their range.
 
-What they know of a listener are the counting features of the tabular baseline; what only ever grows is told as a rate
-(`rewards.recency.lasting`): periods to come are foretold of listeners who have been there for longer than any that were
-learned from. What the network foretells is not among them: as a start or as a column it made forecasts no better, and
-mostly worse (docs/rewards.md). Last, one number per family sets the level of the trees right for the weeks to
-come: a running mean of what the weeks so far were above it or below, at the pace that would have foretold each of them
-best (exponential smoothing, which is exact for a level that drifts as a random walk: Muth 1960).
+What they know of a listener are the counting features of the tabular baseline, but what only ever grows is told as a
+rate, and tenure up to a month, or to half of the longest that was learned from (`rewards.recency.lasting`): periods
+to come are foretold of listeners who have been there for longer than any that were learned from. What the network
+foretells is not among them: as a start or as a column it made forecasts no better, and mostly worse
+(docs/rewards.md). Last, one number per family sets the level of the trees right for the weeks to come: a running mean
+of what the weeks so far were above it or below, at the pace that would have foretold each of them best (exponential
+smoothing, which is exact for a level that drifts as a random walk: Muth 1960).
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from scipy.special import expit
 from rewards.baselines import TREES
 from rewards.boosting import lightgbm
 from rewards.heads import Label, is_return
+from rewards.recency import WINDOWS, lasting, tenure_days
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -52,17 +54,21 @@ PACES = np.linspace(0.0, 1.0, 21)
 @dataclass(frozen=True)
 class PeriodTrees:
     """Trees by family (return, active, habit) as LightGBM's text; none for a family that the log does not carry.
-    shift: what is added to their log-odds."""
+    shift: what is added to their log-odds. most_tenure: days up to which tenure is told apart.
+
+    Features (D, F) are rows of `rewards.recency.recency_features`.
+    """
 
     by_family: Mapping[str, str]
     shift: Mapping[str, float]
+    most_tenure: float
 
     @cached_property
     def _boosters(self) -> dict[str, lightgbm.Booster]:
         return {family: lightgbm.Booster(model_str=text) for family, text in self.by_family.items()}
 
     def shares(self, labels: Sequence[Label], features: NDArray[np.floating]) -> dict[str, Floats]:
-        """Share (D,) of the labels that it has trees for; features (D, F) as `rewards.recency.lasting` gives them."""
+        """Share (D,) of the labels that it has trees for."""
         found: dict[str, Floats] = {}
         returns = [label for label in labels if is_return(label.name)]
         if RETURN in self.by_family and returns:
@@ -93,7 +99,7 @@ class PeriodTrees:
         return curve
 
     def _foretell(self, family: str, periods: Sequence[tuple[int, int]], features: NDArray[np.floating]) -> Floats:
-        trees = self._boosters[family]
+        trees, features = self._boosters[family], lasting(features, self.most_tenure)
         found = np.empty((len(features), len(periods)))
         for column, (start, _) in enumerate(periods):
             design = _design(features, np.full(len(features), start))
@@ -123,12 +129,15 @@ def fit_period_trees(
 ) -> PeriodTrees:
     """Trees of each family from the periods that have passed.
 
-    features (D, F) as `rewards.recency.lasting` gives them. periods_seen: family -> (D, periods) of what happened, NaN
+    features as `PeriodTrees` wants them. periods_seen: family -> (D, periods) of what happened, NaN
     where a period has not passed or, in a return curve, the listener was back before it (see `passed`). day (D,): local
     day of the decision.
     """
     trees: dict[str, str] = {}
     shift: dict[str, float] = {}
+    learned = np.any([~np.isnan(happened).all(axis=1) for happened in periods_seen.values()], axis=0)
+    most_tenure = max(WINDOWS[-1], float(tenure_days(features[learned]).max(initial=0.0)) / 2)
+    kept = lasting(features, most_tenure)
     for family, all_periods in ((RETURN, RETURN_PERIODS), (ACTIVE, ACTIVE_PERIODS), (HABIT, HABIT_PERIODS)):
         ours = [label for label in labels if family_of(label) == family]
         if not ours or family not in periods_seen:
@@ -144,7 +153,7 @@ def fit_period_trees(
         if len(y) < FEWEST_PERIODS or np.all(y == y[0]):
             continue
         starts, ends = np.array(periods)[column].T
-        design = _design(features[row], starts)
+        design = _design(kept[row], starts)
         data = lightgbm.Dataset(design, label=y)
         model = lightgbm.train(dict(TREES) | {"seed": seed}, data, num_boost_round=ROUNDS)
         trees[family] = model.model_to_string()
@@ -153,7 +162,7 @@ def fit_period_trees(
         ago = (ended.max() - ended) // WEEK
         weeks = range(min(int(ago.max()), MOST_WEEKS - 1), -1, -1)
         shift[family] = carried_on([_level(told[ago == week], y[ago == week]) for week in weeks])
-    return PeriodTrees(trees, shift)
+    return PeriodTrees(trees, shift, most_tenure)
 
 
 def carried_on(levels: Sequence[float]) -> float:

@@ -81,16 +81,22 @@ def recency_features(histories: Histories, decisions: Decisions) -> np.ndarray:
     return np.stack([column.astype(np.float32) for column in columns], axis=1)
 
 
-def lasting(features: np.ndarray) -> np.ndarray:
+def tenure_days(features: np.ndarray) -> np.ndarray:
+    """Days (D,) since the first interaction, of rows of `recency_features`."""
+    days: np.ndarray = np.expm1(features[:, COLUMNS.index("log_tenure_days")])
+    return days
+
+
+def lasting(features: np.ndarray, most_days: float) -> np.ndarray:
     """The same columns (D, len(COLUMNS)), without those that only ever grow: a model that splits on them takes a
     listener who has been there for longer than anybody it learned from for one who listens more.
 
-    Tenure ends at the longest window, and lifetime interactions are counted per day of tenure.
+    Tenure ends at `most_days`, and lifetime interactions are counted per day of tenure.
     """
     tenure, count = COLUMNS.index("log_tenure_days"), COLUMNS.index("log_interactions")
     made = features.copy()
-    made[:, count] = np.log1p(np.expm1(features[:, count]) / (np.expm1(features[:, tenure]) + 1.0))
-    made[:, tenure] = np.minimum(features[:, tenure], np.log1p(WINDOWS[-1]))
+    made[:, count] = np.log1p(np.expm1(features[:, count]) / (tenure_days(features) + 1.0))
+    made[:, tenure] = np.minimum(features[:, tenure], np.log1p(most_days))
     return made
 
 

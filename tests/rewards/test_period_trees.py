@@ -4,6 +4,7 @@ import pytest
 
 from rewards.heads import resolve
 from rewards.period_trees import ACTIVE, RETURN, carried_on, fit_period_trees, passed
+from rewards.recency import COLUMNS
 
 DAY = 86_400_000_000
 LABELS = tuple(resolve(name, 3) for name in ("returned_1d", "returned_7d", "active_days_7"))
@@ -51,10 +52,12 @@ def test_recent_open_windows_mend_what_closed_ones_say_of_yesterday() -> None:
     # People come half as often from the twelfth day on; closed windows are of before.
     rate = np.where(np.arange(20) < 12, 0.6, 0.3)
     frame, gap, back, end = _daily(2000, 20, rate, 1)
-    features = frame["local_day"].cast(pl.Int32).to_numpy()[:, None].astype(np.float64)
-    trees = fit_period_trees(LABELS, features, passed(frame, end, gap, back), features[:, 0].astype(np.int64), seed=0)
+    day = frame["local_day"].cast(pl.Int32).to_numpy()
+    features = np.zeros((len(day), len(COLUMNS)))
+    features[:, COLUMNS.index("weekend")] = day  # any column that is told as it is: trees may know how late it is
+    trees = fit_period_trees(LABELS, features, passed(frame, end, gap, back), day.astype(np.int64), seed=0)
     share = trees.shares(LABELS, features)
-    late = features[:, 0] >= 17  # a window of a week is closed for none of them
+    late = day >= 17  # a window of a week is closed for none of them
     assert share["returned_1d"][late].mean() == pytest.approx(1 - 0.7 * 0.99, abs=0.06)
     assert share["active_days_7"][late].mean() < 0.45
     curve = trees.return_curve(features, 8)
@@ -77,3 +80,20 @@ def test_a_level_is_carried_on_as_far_as_levels_last() -> None:
     assert abs(carried_on([*noise, 0.9])) < 0.2, "one week that stands out among weeks that forget"
     drift = np.cumsum(rng.normal(0.0, 0.3, 27))
     assert carried_on(drift.tolist()) == pytest.approx(drift[-1], abs=0.15), "weeks that remember"
+
+
+@pytest.mark.parametrize(("longest", "told_up_to"), [(40.0, 28.0), (400.0, 200.0)])
+def test_tenure_is_told_up_to_a_month_or_to_half_of_what_was_learned_from(longest: float, told_up_to: float) -> None:
+    frame, gap, back, end = _daily(300, 20, np.full(20, 0.3), 3)
+    features = np.zeros((frame.height, len(COLUMNS)))
+    tenure = COLUMNS.index("log_tenure_days")
+    features[:, tenure] = np.log1p(np.linspace(0.0, longest, frame.height))
+    unknown = frame["local_day"].cast(pl.Int32).to_numpy() >= 18  # made after what is known now
+    features[unknown, tenure] = np.log1p(9_999.0)
+    features[np.flatnonzero(~unknown)[-1], tenure] = np.log1p(longest)
+    day = frame["local_day"].cast(pl.Int32).to_numpy().astype(np.int64)
+    trees = fit_period_trees(LABELS, features, passed(frame, end - 2 * DAY, gap, back), day, seed=0)
+    assert trees.most_tenure == pytest.approx(told_up_to)
+    later = np.zeros((2, len(COLUMNS)))
+    later[:, tenure] = np.log1p([told_up_to, 50 * told_up_to])
+    np.testing.assert_allclose(*trees.return_curve(later, 8), err_msg="longer than that says nothing")

@@ -96,5 +96,5 @@ def test_who_does_the_same_for_longer_than_a_month_looks_the_same() -> None:
     )
     plain = recency_features(daily, later)
     assert np.ptp(plain, axis=0).max() > 0.5
-    np.testing.assert_allclose(np.ptp(lasting(plain), axis=0), 0.0, atol=0.02)
-    np.testing.assert_allclose(np.expm1(lasting(plain)[:, COLUMNS.index("log_interactions")]), 1.0, atol=0.05)
+    np.testing.assert_allclose(np.ptp(lasting(plain, 28), axis=0), 0.0, atol=0.02)
+    np.testing.assert_allclose(np.expm1(lasting(plain, 28)[:, COLUMNS.index("log_interactions")]), 1.0, atol=0.05)
