@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from scipy.special import betaln, gammaln
 
 from data.errors import InputError
-from rewards.recency import COLUMNS
+from rewards.recency import COLUMNS, tenure_days
 
 Floats = NDArray[np.float64]
 
@@ -79,7 +79,7 @@ def fit_bg_nbd(x: NDArray[np.generic], last: NDArray[np.generic], age: NDArray[n
 def customers(features: NDArray[np.floating]) -> tuple[Floats, Floats, Floats]:
     """x, t_x and T in days (D,) at each decision, from recency features (D, F): active days after the first count."""
     column = {name: features[:, at].astype(np.float64) for at, name in enumerate(COLUMNS)}
-    age = np.expm1(column["log_tenure_days"])
+    age = tenure_days(features.astype(np.float64))
     days = np.round(column["active_share"] * (age + 1.0))
     x = np.maximum(days - 1.0, 0.0)
     last = np.where(x > 0, np.clip(age - np.expm1(column["log_gap_hours"]) / 24.0, 0.0, age), 0.0)

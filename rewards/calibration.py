@@ -82,12 +82,13 @@ def chance_error(
     if len(share) == 0:
         return float("nan")
     missed = (outcome - share).astype(np.float64)
-    _, whose = np.unique(user, return_inverse=True)
-    sums = np.zeros((int(whose.max()) + 1, min(bins, len(share))))  # (users, bins)
-    for column, part in enumerate(_equal_bins(share, bins)):
+    users, whose = np.unique(user, return_inverse=True)
+    columns = []
+    for part in _equal_bins(share, bins):
         of = len(np.unique(whose[part]))
         centred = (missed[part] - missed[part].mean()) * np.sqrt(of / max(of - 1, 1))
-        np.add.at(sums[:, column], whose[part], centred)
+        columns.append(np.bincount(whose[part], weights=centred, minlength=len(users)))
+    sums = np.stack(columns, axis=1)  # (users, bins)
     rng = np.random.default_rng(seed)
     drawn = [np.abs(rng.choice((-1.0, 1.0), len(sums)) @ sums).sum() / len(share) for _ in range(draws)]
     return float(np.quantile(drawn, 0.95))

@@ -33,7 +33,7 @@ from rewards.heads import Targets
 from rewards.model import RewardModel
 from rewards.network import Known, Network, Shape
 from rewards.objective import LoggingMoments
-from rewards.period_trees import RETURN, fit_period_trees
+from rewards.period_trees import fit_period_trees
 from rewards.quality import Forecasts, head_quality
 from rewards.reactions import Channels
 from rewards.sequences import Batch, batches
@@ -253,20 +253,18 @@ def _forecasts(
     for label in test.labels:
         judged[test.judged_rows(label.name, time)] = True
     outcomes = {name: np.full(len(time), np.nan, np.float32) for name in model.labels}
-    for name, value in model.outcomes(states[torch.from_numpy(judged)]).items():
-        outcomes[name][judged] = value
     curve = np.full((len(time), model.shape.bins), np.nan)
     for half in (0, 1):
         rows = judged & (side == half)
         known = {f: np.where((side == half)[:, None], np.nan, happened) for f, happened in test.periods.items()}
-        trees = fit_period_trees(test.labels, counts, known, test.day, seed)
-        shares = trees.shares(test.labels, counts[rows])
-        for label in (label for label in test.labels if label.name in shares):
-            outcomes[label.name][rows] = shares[label.name] * label.trials
-        if RETURN in trees.by_family:
-            curve[rows] = trees.return_curve(counts[rows], model.shape.bins)
-        elif model.shape.bins:
-            curve[rows] = model.return_curve(states[torch.from_numpy(rows)])
+        if not rows.any():
+            continue
+        of_others = replace(model, trees=fit_period_trees(test.labels, counts, known, test.day, seed))
+        at = states[torch.from_numpy(rows)]
+        for name, value in of_others.outcomes(at).items():
+            outcomes[name][rows] = value
+        if model.shape.bins:
+            curve[rows] = of_others.return_curve(at)
     return Forecasts(outcomes, curve, side)
 
 

@@ -23,7 +23,7 @@ from data.errors import InputError
 from data.histories import Decisions, Histories
 from rewards.advantage import Effects, reaction_probabilities, reactions_anyway
 from rewards.calibration import logit, read_out
-from rewards.heads import Heads, Label, is_return, returned_within
+from rewards.heads import Label, is_return, returned_within
 from rewards.model_files import read_facts, reading
 from rewards.network import Network, Shape
 from rewards.objective import LoggingMoments, Objective, SlateScores
@@ -42,9 +42,9 @@ ENCODE_TOKENS = 16_384
 class RewardModel:
     """Two networks, each trained on half of the users, with the effects found on the other half.
 
-    readout (labels, 2 + S) calibrates (see `rewards.calibration.fit_readout`; None: not yet). content (N, P) are the
-    items' principal coordinates; support_floor is the first percentile, over logged slates, of
-    the mean log rate of a slate's items.
+    trees foretell what they can; readout (labels, 2 + S) calibrates the rest (`rewards.calibration.fit_readout`;
+    None: not yet). content (N, P) are the items' principal coordinates; support_floor is the first percentile, over
+    logged slates, of the mean log rate of a slate's items.
     """
 
     shape: Shape
@@ -55,7 +55,7 @@ class RewardModel:
     moments: LoggingMoments
     support_floor: float
     content: Tensor
-    trees: PeriodTrees = field(default_factory=lambda: PeriodTrees({}, {}, 0.0))
+    trees: PeriodTrees = field(default_factory=PeriodTrees.none)
     catalog_version: str = ""
 
     @property
@@ -82,17 +82,18 @@ class RewardModel:
     def outcomes(self, states: Tensor) -> dict[str, np.ndarray]:
         """Calibrated expectation (B,) of every label at states (B, S), under the policy that wrote the log."""
         split, recency = self._split(states), self._recency(states)
-        plain = mean_shares([n.heads for n in self.networks], split)
+        plain = self._shares(split)
         by_trees = self.trees.shares(self.shape.labels, recency.numpy())
         features = torch.cat([*split, self.networks[0].trunk.counts(recency)], 1).numpy()
         result: dict[str, np.ndarray] = {}
         floor: np.ndarray | None = None
         for column, label in enumerate(self.shape.labels):
-            share = plain[:, column]
             if label.name in by_trees:
                 share = by_trees[label.name]
-            elif self.readout is not None:
-                share = read_out(self.readout[column], share, features)
+            elif self.readout is None:
+                share = plain[:, column]
+            else:
+                share = read_out(self.readout[column], plain[:, column], features)
             if is_return(label.name):
                 # Horizons are calibrated one by one; a later one may not fall below an earlier one.
                 floor = share if floor is None else np.maximum(floor, share)
@@ -171,6 +172,13 @@ class RewardModel:
             raise ValueError(f"states are {states.shape[1]} wide, this model's are {expected}")
         parts: tuple[Tensor, ...] = torch.split(states[:, : width * networks], width, dim=1)
         return parts
+
+    def _shares(self, split: Sequence[Tensor]) -> np.ndarray:
+        """Share (B, labels) of every label by the networks' heads, on average."""
+        trials = torch.tensor([float(label.trials) for label in self.shape.labels])
+        by_network = [network.heads.means(state) for network, state in zip(self.networks, split, strict=True)]
+        found: np.ndarray = (torch.stack(by_network).mean(0) / trials).double().numpy()
+        return found
 
     def _advantage(self, states: Tensor, slates: Tensor) -> SlateScores:
         members, supports = [], []
@@ -260,7 +268,7 @@ class RewardModel:
         parts, counts = self._split(states), self._recency(states)
         return [
             (
-                replace(self, networks=(n,), effects=(e,), readout=None, trees=PeriodTrees({}, {}, 0.0)),
+                replace(self, networks=(n,), effects=(e,), readout=None, trees=PeriodTrees.none()),
                 torch.cat([part, counts], dim=1),
             )
             for n, e, part in zip(self.networks, self.effects, parts, strict=True)
@@ -269,15 +277,6 @@ class RewardModel:
     def normalised(self, moments: LoggingMoments, support_floor: float) -> "RewardModel":
         """The same model with what was measured on logged slates."""
         return replace(self, moments=moments, support_floor=support_floor)
-
-
-def mean_shares(heads: Sequence[Heads], states: Sequence[Tensor]) -> np.ndarray:
-    """Share (B, labels) of every label by some networks' heads, each from its own states (B, W), on average."""
-    pairs = list(zip(heads, states, strict=True))
-    trials = torch.tensor([float(label.trials) for label in heads[0].labels])
-    share = torch.stack([head.means(state) for head, state in pairs]).mean(0) / trials
-    found: np.ndarray = share.double().numpy()
-    return found
 
 
 def slate_effects(

@@ -63,6 +63,11 @@ class PeriodTrees:
     shift: Mapping[str, float]
     most_tenure: float
 
+    @staticmethod
+    def none() -> "PeriodTrees":
+        """Of no family: everything is left to the network's heads."""
+        return PeriodTrees({}, {}, 0.0)
+
     @cached_property
     def _boosters(self) -> dict[str, lightgbm.Booster]:
         return {family: lightgbm.Booster(model_str=text) for family, text in self.by_family.items()}
@@ -129,9 +134,8 @@ def fit_period_trees(
 ) -> PeriodTrees:
     """Trees of each family from the periods that have passed.
 
-    features as `PeriodTrees` wants them. periods_seen: family -> (D, periods) of what happened, NaN
-    where a period has not passed or, in a return curve, the listener was back before it (see `passed`). day (D,): local
-    day of the decision.
+    features as in `PeriodTrees`. periods_seen: family -> (D, periods) of what happened, NaN where a period has not
+    passed or, in a return curve, the listener was back before it (see `passed`). day (D,): local day of the decision.
     """
     trees: dict[str, str] = {}
     shift: dict[str, float] = {}

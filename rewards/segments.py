@@ -7,7 +7,7 @@ off the counts of `rewards.recency`, in this order: nobody who was away for a we
 import numpy as np
 from numpy.typing import NDArray
 
-from rewards.recency import COLUMNS
+from rewards.recency import COLUMNS, tenure_days
 
 SEGMENTS = ("new", "lapsing", "heavy", "light")
 NEW_DAYS = 7.0  # since the first interaction
@@ -18,7 +18,7 @@ HEAVY_SHARE = 3.0 / 7.0  # active days per day of the last 28
 def segments(features: NDArray[np.floating]) -> NDArray[np.int8]:
     """Segment (D,), a place in SEGMENTS, of recency features (D, F)."""
     column = {name: features[:, at] for at, name in enumerate(COLUMNS)}
-    new = np.expm1(column["log_tenure_days"]) < NEW_DAYS
+    new = tenure_days(features) < NEW_DAYS
     lapsing = np.expm1(column["log_gap_hours"]) > 24.0 * LAPSING_DAYS
     heavy = column["active_rate_28d"] >= HEAVY_SHARE
     return np.select([new, lapsing, heavy], [0, 1, 2], 3).astype(np.int8)
