@@ -15,12 +15,14 @@ import polars as pl
 
 from data.catalog import listenable
 from data.interactions import interactions
+from data.labels_reach import departures
 from data.local_time import hour_of_week, local_clock, with_time_zone
 from data.schema import SURFACE_CODE
 from data.store import LogStore
 
 HISTORY_LENGTH = 12
 MICROSECONDS_PER_HOUR = 3_600_000_000
+STAYED = np.iinfo(np.int64).max  # the moment of leaving of one who never left
 
 Int8 = npt.NDArray[np.int8]
 Int16 = npt.NDArray[np.int16]
@@ -36,6 +38,7 @@ class Histories:
 
     Times are microseconds since 1970 UTC; `hour_of_week` is local to the user, 0 = Monday 00:00-00:59, 167 = Sunday
     23:00-23:59. `item` is a catalog row, `action` and `surface` are positions in `data.schema.ACTIONS`, `SURFACES`.
+    `left_at` is when a user first opted out or bounced (us; STAYED: never).
     """
 
     user_ids: list[str]
@@ -45,6 +48,13 @@ class Histories:
     time: Int64  # (E,) of the first event
     surface: Int8  # (E,)
     hour_of_week: Int16  # (E,)
+    left_at: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))  # (U,); empty = nobody is known to have left
+
+    def left(self, decisions: "Decisions") -> Int64:
+        """The moment of leaving (D,) of each decision's user, whenever that was."""
+        if not len(self.left_at):
+            return np.full(len(decisions), STAYED)
+        return self.left_at[decisions.user]
 
 
 @dataclass(frozen=True)
@@ -173,8 +183,9 @@ def load(
     index = pl.DataFrame({"item_id": item_ids, "row": rows})
     parts = [_load_bucket(store, bucket, index) for bucket in range(store.buckets)]
     user_ids: list[str] = []
-    past, made = [], []
-    for users, history, decisions in parts:
+    past, made, left_at = [], [], []
+    for users, history, decisions, left in parts:
+        left_at.append(left)
         past.append(history.with_columns(pl.col("user") + len(user_ids)))
         made.append(decisions.with_columns(pl.col("user") + len(user_ids)))
         user_ids += users
@@ -189,6 +200,7 @@ def load(
         time=history["time"].to_physical().to_numpy(),
         surface=history["surface"].to_numpy(),
         hour_of_week=history["hour_of_week"].to_numpy(),
+        left_at=np.concatenate(left_at),
     )
     slots = max(1, int(decisions.select(pl.col("slate").list.len().max().fill_null(1)).item()))
     user = decisions["user"].to_numpy()
@@ -209,14 +221,17 @@ def load(
     )
 
 
-def _load_bucket(store: LogStore, bucket: int, index: pl.DataFrame) -> tuple[list[str], pl.DataFrame, pl.DataFrame]:
-    """(user ids in order, interactions, decisions) of one bucket; `user` counts from 0 within the bucket."""
-    zones = store.users(bucket)
-    past = interactions(store.events(bucket)).join(index, on="item_id", how="inner", maintain_order="left")
+def _load_bucket(
+    store: LogStore, bucket: int, index: pl.DataFrame
+) -> tuple[list[str], pl.DataFrame, pl.DataFrame, Int64]:
+    """(user ids in order, interactions, decisions, left_at) of one bucket; `user` counts from 0 within the bucket."""
+    zones, events = store.users(bucket), store.events(bucket)
+    past = interactions(events).join(index, on="item_id", how="inner", maintain_order="left")
     # Of a slate all items are messages or none is.
     made = store.decisions(bucket).filter(pl.col("slate").list.first().is_in(index["item_id"].implode()))
     names = pl.concat([past["user_id"], made["user_id"]]).unique().sort()
     users = pl.DataFrame({"user_id": names, "user": pl.Series(range(len(names)), dtype=pl.Int32)})
+    left = users.join(departures(events), on="user_id", how="left", maintain_order="left")["left_at"]
     past, made = (
         with_time_zone(frame.join(users, on="user_id", how="left", maintain_order="left"), zones)
         for frame in (past, made)
@@ -261,7 +276,7 @@ def _load_bucket(store: LogStore, bucket: int, index: pl.DataFrame) -> tuple[lis
     columns = ["user", "time", "decision_id", "known", "hour_of_week", "surface", "slate", "propensity", "steer"]
     made = made.select(*columns, "reaction", "seconds", "move", "restricted").sort("user", "time", maintain_order=True)
     past = past.select("user", "row", "action", "time", "surface", "hour_of_week")
-    return names.to_list(), past, made
+    return names.to_list(), past, made, left.to_physical().fill_null(STAYED).to_numpy()
 
 
 def known_before(made: pl.DataFrame, past: pl.DataFrame) -> pl.DataFrame:

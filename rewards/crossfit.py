@@ -30,7 +30,7 @@ from rewards.advantage import AdvantageSettings, Effects, Fold, FoldReport, posi
 from rewards.calibration import fit_readout
 from rewards.event_file import EventFile
 from rewards.heads import Targets
-from rewards.model import RewardModel
+from rewards.model import RewardModel, side_by_side
 from rewards.network import Known, Network, Shape
 from rewards.objective import LoggingMoments
 from rewards.period_trees import fit_period_trees
@@ -77,14 +77,13 @@ def train_rewards(
     settings: RewardSettings = RewardSettings(),
     seed: int = 0,
     users: pl.DataFrame | None = None,
-    departures: pl.DataFrame | None = None,
     accelerator: Accelerator | None = None,
     along: Path | None = None,
 ) -> tuple[RewardModel, dict[str, Any]]:
     """A reward model and its quality report (JSON).
 
     outcomes: the OUTCOMES table, matched to decisions by decision_id; `end` is the end of the log and `users` its users
-    (for their time zones); departures: when some of them opted out or bounced (`data.labels_reach`). In the folder
+    (for their time zones). In the folder
     `along`, if one is given, go a checkpoint after every epoch, which an interrupted training goes on from, and the
     losses of every step for TensorBoard. Raises InputError where the log cannot carry a model.
     """
@@ -94,7 +93,7 @@ def train_rewards(
         )
     accelerator = accelerator or Accelerator(cpu=True)
     clock = _Clock()
-    test = back_test(decisions, outcomes, end, users, settings.slices, settings.labels, departures)
+    test = back_test(decisions, outcomes, end, users, settings.slices, settings.labels, histories.left(decisions))
     content = item_coordinates(catalog.embeddings, settings.trunk.content)
     inputs = Inputs.of(histories, decisions)
     trained_on = np.flatnonzero(decisions.time < test.cut)
@@ -174,7 +173,7 @@ def train_rewards(
         reports.append(told)
     clock.lap("advantage")
 
-    both = torch.cat([*encoded, inputs.recency], dim=1)
+    both = side_by_side(encoded, inputs.recency, histories, decisions)
     model = RewardModel(
         shape=shape,
         channels=channels,
@@ -192,8 +191,9 @@ def train_rewards(
         features = torch.cat([*encoded, networks[0].trunk.counts(inputs.recency)], dim=1).numpy()
         model = replace(model, readout=_calibrate(plain, features, test))
     counts = inputs.recency.numpy()
-    forecasts = _forecasts(model, both, counts, half[decisions.user], decisions.time, test, seed)
-    model = replace(model, trees=fit_period_trees(test.labels, counts, test.periods, test.day, seed))
+    forecasts = _forecasts(model, both, counts, half[decisions.user], decisions, test, seed)
+    trees = fit_period_trees(test.labels, counts, test.periods, decisions.user, test.day, seed)
+    model = replace(model, trees=trees)
     sample = _sample(np.flatnonzero(test.informs), 20_000, seed)
     logged = model.advantage(both[sample], torch.from_numpy(decisions.slate[sample].astype(np.int64))[:, None])
     advantages, spread = logged.mean[:, 0].numpy().astype(np.float64), logged.spread[:, 0].numpy().astype(np.float64)
@@ -240,7 +240,7 @@ def _forecasts(
     states: Tensor,
     counts: np.ndarray,
     side: np.ndarray,
-    time: np.ndarray,
+    decisions: Decisions,
     test: BackTest,
     seed: int,
 ) -> Forecasts:
@@ -249,6 +249,7 @@ def _forecasts(
     The model's own trees have learned from the first days of the very windows that are judged, and a listener's other
     windows hold the same days. What is published is by trees that know neither.
     """
+    time, user = decisions.time, decisions.user
     judged = time >= test.calibrated
     for label in test.labels:
         judged[test.judged_rows(label.name, time)] = True
@@ -259,7 +260,7 @@ def _forecasts(
         known = {f: np.where((side == half)[:, None], np.nan, happened) for f, happened in test.periods.items()}
         if not rows.any():
             continue
-        of_others = replace(model, trees=fit_period_trees(test.labels, counts, known, test.day, seed))
+        of_others = replace(model, trees=fit_period_trees(test.labels, counts, known, user, test.day, seed))
         at = states[torch.from_numpy(rows)]
         for name, value in of_others.outcomes(at).items():
             outcomes[name][rows] = value

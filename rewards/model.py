@@ -34,7 +34,7 @@ from rewards.sequences import batches
 from rewards.training import states
 from rewards.trunk import Inputs, TrunkSettings
 
-FORMAT = 7
+FORMAT = 8
 ENCODE_TOKENS = 16_384
 
 
@@ -66,7 +66,7 @@ class RewardModel:
     def encode(self, histories: Histories, decisions: Decisions) -> Tensor:
         """States (D, S) of decisions, each from what was known when it was made.
 
-        S is both networks' states and the counts of `rewards.recency`, side by side.
+        S is both networks' states, the counts of `rewards.recency` and whether the listener had left, side by side.
         """
         self._check_items(histories.item)
         inputs = Inputs.of(histories, decisions)
@@ -76,12 +76,12 @@ class RewardModel:
             states(network, replace(inputs, taste=network.tastes(histories, decisions)), plan, len(rows))
             for network in self.networks
         ]
-        return torch.cat([*encoded, inputs.recency], dim=1)
+        return side_by_side(encoded, inputs.recency, histories, decisions)
 
     @torch.no_grad()
     def outcomes(self, states: Tensor) -> dict[str, np.ndarray]:
         """Calibrated expectation (B,) of every label at states (B, S), under the policy that wrote the log."""
-        split, recency = self._split(states), self._recency(states)
+        split, (recency, gone) = self._split(states), self._known(states)
         plain = self._shares(split)
         by_trees = self.trees.shares(self.shape.labels, recency.numpy())
         features = torch.cat([*split, self.networks[0].trunk.counts(recency)], 1).numpy()
@@ -94,6 +94,8 @@ class RewardModel:
                 share = plain[:, column]
             else:
                 share = read_out(self.readout[column], plain[:, column], features)
+            if label.kind == "risks":
+                share = np.where(gone.numpy() > 0, 0.0, share)  # who has left does not come within reach again
             if is_return(label.name):
                 # Horizons are calibrated one by one; a later one may not fall below an earlier one.
                 floor = share if floor is None else np.maximum(floor, share)
@@ -108,7 +110,7 @@ class RewardModel:
         Retention is calibrated at its horizons; what that changes in the log-odds is drawn as a line between them.
         """
         if RETURN in self.trees.by_family:
-            return self.trees.return_curve(self._recency(states).numpy(), self.shape.bins)
+            return self.trees.return_curve(self._known(states)[0].numpy(), self.shape.bins)
         split = zip(self.networks, self._split(states))
         raw = torch.stack([returned_within(n.heads.read(z)[:, : self.shape.bins]) for n, z in split]).mean(0).numpy()
         mended = self.outcomes(states)
@@ -162,12 +164,13 @@ class RewardModel:
         """An objective over this model's heads, normalised under the logging policy."""
         return self.moments.objective(weights, kappa, penalty, constraints)
 
-    def _recency(self, states: Tensor) -> Tensor:
-        return states[:, self.shape.state * len(self.networks) :]
+    def _known(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Counts (B, len(COLUMNS)) and who had left (B,)."""
+        return states[:, -len(COLUMNS) - 1 : -1], states[:, -1]
 
     def _split(self, states: Tensor) -> tuple[Tensor, ...]:
         width, networks = self.shape.state, len(self.networks)
-        expected = width * networks + len(COLUMNS)
+        expected = width * networks + len(COLUMNS) + 1
         if states.shape[1] != expected:
             raise ValueError(f"states are {states.shape[1]} wide, this model's are {expected}")
         parts: tuple[Tensor, ...] = torch.split(states[:, : width * networks], width, dim=1)
@@ -265,7 +268,7 @@ class RewardModel:
     def apart(self, states: Tensor) -> list[tuple["RewardModel", Tensor]]:
         """Each network as a model of its own, uncalibrated, with its part of states (B, S): two opinions on a slate's
         advantage that learned from different people's outcomes, so that one may choose and the other value."""
-        parts, counts = self._split(states), self._recency(states)
+        parts, counts = self._split(states), states[:, -len(COLUMNS) - 1 :]
         return [
             (
                 replace(self, networks=(n,), effects=(e,), readout=None, trees=PeriodTrees.none()),
@@ -277,6 +280,12 @@ class RewardModel:
     def normalised(self, moments: LoggingMoments, support_floor: float) -> "RewardModel":
         """The same model with what was measured on logged slates."""
         return replace(self, moments=moments, support_floor=support_floor)
+
+
+def side_by_side(encoded: Sequence[Tensor], recency: Tensor, histories: Histories, decisions: Decisions) -> Tensor:
+    """The states (D, S) of `RewardModel.encode`, from those of each network."""
+    gone = torch.from_numpy(histories.left(decisions) < decisions.time).to(recency.dtype)
+    return torch.cat([*encoded, recency, gone[:, None]], dim=1)
 
 
 def slate_effects(

@@ -27,24 +27,28 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from scipy.special import expit
+from sklearn.model_selection import GroupKFold
 
+from rewards import reach
 from rewards.baselines import TREES
 from rewards.boosting import lightgbm
-from rewards.heads import Label, is_return
+from rewards.heads import Label, Targets, is_return
 from rewards.recency import WINDOWS, lasting, tenure_days
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-RETURN, ACTIVE, HABIT = "return", "active", "habit"
+RETURN, ACTIVE, HABIT, LEAVING = "return", "active", "habit", "leaving"
 # Days of a period, both ends included: daily in the first week, weekly after it.
 _LATER = ((8, 14), (15, 21), (22, 28))
 RETURN_PERIODS = (*((day, day) for day in range(8)), *_LATER)
 ACTIVE_PERIODS = (*((day, day) for day in range(1, 8)), *_LATER)
 HABIT_PERIODS = ((1, 7), *_LATER)
+PERIODS = {RETURN: RETURN_PERIODS, ACTIVE: ACTIVE_PERIODS, HABIT: HABIT_PERIODS, LEAVING: reach.PERIODS}
 HABIT_DAYS = 3
 MOST_PERIODS = 120_000
 FEWEST_PERIODS = 2_000
 ROUNDS = 120
+FOLDS, PATIENCE = 5, 10
 AGREED_SHARE = 0.98
 WEEK = 7  # levels are of whole weeks, because weekdays differ
 MOST_WEEKS, FEWEST_WEEKS = 27, 4  # half a year is looked back at; of less than a month no pace is told
@@ -53,7 +57,7 @@ PACES = np.linspace(0.0, 1.0, 21)
 
 @dataclass(frozen=True)
 class PeriodTrees:
-    """Trees by family (return, active, habit) as LightGBM's text; none for a family that the log does not carry.
+    """Trees by family (return, active, habit, leaving) as LightGBM's text; none for one that the log does not carry.
     shift: what is added to their log-odds. most_tenure: days up to which tenure is told apart.
 
     Features (D, F) are rows of `rewards.recency.recency_features`.
@@ -73,12 +77,14 @@ class PeriodTrees:
         return {family: lightgbm.Booster(model_str=text) for family, text in self.by_family.items()}
 
     def shares(self, labels: Sequence[Label], features: NDArray[np.floating]) -> dict[str, Floats]:
-        """Share (D,) of the labels that it has trees for."""
+        """Share (D,) of the labels that it has trees for; of reachability, for those who have not left before."""
         found: dict[str, Floats] = {}
         returns = [label for label in labels if is_return(label.name)]
         if RETURN in self.by_family and returns:
             curve = self.return_curve(features, 1 + max(label.days for label in returns))
             found |= {label.name: curve[:, label.days] for label in returns}
+            risks = [label for label in labels if family_of(label) == LEAVING and label.days < curve.shape[1]]
+            found |= {label.name: self._stays(features) * visited(curve, label.days) for label in risks}
         for family, periods in ((ACTIVE, ACTIVE_PERIODS), (HABIT, HABIT_PERIODS)):
             wanted = [label for label in labels if family_of(label) == family and family in self.by_family]
             if wanted:
@@ -103,13 +109,20 @@ class PeriodTrees:
             stays = stays * (1.0 - hazard[:, column])
         return curve
 
+    def _stays(self, features: NDArray[np.floating]) -> Floats:
+        """Probability (D,) of not leaving within reachability's window; certain where nobody was seen to leave."""
+        if LEAVING not in self.by_family:
+            return np.ones(len(features))
+        stays: Floats = (1.0 - self._foretell(LEAVING, reach.PERIODS, features)).prod(1)
+        return stays
+
     def _foretell(self, family: str, periods: Sequence[tuple[int, int]], features: NDArray[np.floating]) -> Floats:
         trees, features = self._boosters[family], lasting(features, self.most_tenure)
         found = np.empty((len(features), len(periods)))
         for column, (start, _) in enumerate(periods):
             design = _design(features, np.full(len(features), start))
             found[:, column] = np.asarray(trees.predict(design, raw_score=True, num_threads=1))
-        shares: Floats = expit(found + self.shift[family])
+        shares: Floats = expit(found + _start(family, *np.array(periods).T) + self.shift[family])
         return shares
 
 
@@ -117,7 +130,14 @@ def family_of(label: Label) -> str:
     """Which trees foretell a label; empty: none do."""
     if is_return(label.name):
         return RETURN
-    return {"active_days": ACTIVE, "habit": HABIT}.get(label.name.rsplit("_", 1)[0], "")
+    return {"active_days": ACTIVE, "habit": HABIT, "reachable": LEAVING}.get(label.name.rsplit("_", 1)[0], "")
+
+
+def visited(curve: Floats, days: int) -> Floats:
+    """Probability (D,) of a visit on one of the days after the decision's own, from a return curve (D, J): as if those
+    who were back on the same day came on the later ones like those who were not."""
+    found: Floats = 1.0 - (1.0 - curve[:, days]) / np.maximum(1.0 - curve[:, 0], 1e-12)
+    return found
 
 
 def within(periods: Sequence[tuple[int, int]], days: int) -> list[tuple[int, int]]:
@@ -129,20 +149,22 @@ def fit_period_trees(
     labels: Sequence[Label],
     features: NDArray[np.floating],
     periods_seen: Mapping[str, Floats],
+    user: NDArray[np.integer],
     day: NDArray[np.int64],
     seed: int,
 ) -> PeriodTrees:
     """Trees of each family from the periods that have passed.
 
     features as in `PeriodTrees`. periods_seen: family -> (D, periods) of what happened, NaN where a period has not
-    passed or, in a return curve, the listener was back before it (see `passed`). day (D,): local day of the decision.
+    passed or, in a return curve, the listener was back before it (see `passed`). user, day (D,): whose decision it was,
+    and its local day.
     """
     trees: dict[str, str] = {}
     shift: dict[str, float] = {}
     learned = np.any([~np.isnan(happened).all(axis=1) for happened in periods_seen.values()], axis=0)
     most_tenure = max(WINDOWS[-1], float(tenure_days(features[learned]).max(initial=0.0)) / 2)
     kept = lasting(features, most_tenure)
-    for family, all_periods in ((RETURN, RETURN_PERIODS), (ACTIVE, ACTIVE_PERIODS), (HABIT, HABIT_PERIODS)):
+    for family, all_periods in PERIODS.items():
         ours = [label for label in labels if family_of(label) == family]
         if not ours or family not in periods_seen:
             continue
@@ -158,14 +180,17 @@ def fit_period_trees(
             continue
         starts, ends = np.array(periods)[column].T
         design = _design(kept[row], starts)
-        data = lightgbm.Dataset(design, label=y)
-        model = lightgbm.train(dict(TREES) | {"seed": seed}, data, num_boost_round=ROUNDS)
+        start = _start(family, starts, ends)
+        level = _level(start, y)
+        rounds = _rounds(design, y, start + level, user[row], seed) if family == LEAVING else ROUNDS
+        data = lightgbm.Dataset(design, label=y, init_score=start + level)
+        model = lightgbm.train(dict(TREES) | {"seed": seed}, data, num_boost_round=rounds)
         trees[family] = model.model_to_string()
-        told = np.asarray(model.predict(design, raw_score=True, num_threads=1))
+        told = np.asarray(model.predict(design, raw_score=True, num_threads=1)) + start + level
         ended = day[row] + ends
         ago = (ended.max() - ended) // WEEK
         weeks = range(min(int(ago.max()), MOST_WEEKS - 1), -1, -1)
-        shift[family] = carried_on([_level(told[ago == week], y[ago == week]) for week in weeks])
+        shift[family] = level + carried_on([_level(told[ago == week], y[ago == week]) for week in weeks])
     return PeriodTrees(trees, shift, most_tenure)
 
 
@@ -182,6 +207,26 @@ def carried_on(levels: Sequence[float]) -> float:
     return float(mean[missed.argmin()])
 
 
+def _start(family: str, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Floats:
+    """What the log-odds of periods (n,) are before anything is learned: who may leave does so on any day alike."""
+    return np.log(ends - starts + 1.0) if family == LEAVING else np.zeros(len(starts))
+
+
+def _rounds(design: NDArray[np.floating], y: Floats, start: Floats, user: NDArray[np.integer], seed: int) -> int:
+    """How many trees foretell it best of people (n,) whom they have not seen. Who leaves does it once, in many rows:
+    trees that are many enough learn who it was."""
+    data = lightgbm.Dataset(design, label=y, init_score=start)
+    folds = list(GroupKFold(FOLDS).split(design, y, user))
+    found = lightgbm.cv(
+        dict(TREES) | {"seed": seed},
+        data,
+        num_boost_round=ROUNDS,
+        folds=folds,
+        callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
+    )
+    return len(np.asarray(found["valid cross_entropy-mean"]))
+
+
 def _level(told: Floats, happened: Floats) -> float:
     """What to add to log-odds (n,) so that they say as much as happened (n,); Newton, with a prior worth 20 rows."""
     shift = 0.0
@@ -192,11 +237,12 @@ def _level(told: Floats, happened: Floats) -> float:
     return shift
 
 
-def passed(aligned: pl.DataFrame, moment: int, return_day: NDArray[np.int64], returned: Bools) -> dict[str, Floats]:
+def passed(aligned: pl.DataFrame, moment: int, known_then: Targets, gone: Bools) -> dict[str, Floats]:
     """What happened in each period of D decisions, as far as it was known at `moment` (us): family -> (D, periods).
 
-    aligned: outcomes in the decisions' order, null where there are none. return_day and returned as in
-    `rewards.heads.Targets`, at that moment. A day of a listener on which a decision was made is an active one.
+    aligned: outcomes in the decisions' order, null where there are none. known_then: the days of returning and leaving
+    at that moment. gone (D,): who had left before the decision, and cannot leave again. A day of a listener on which a
+    decision was made is an active one.
     """
     day = aligned["local_day"].cast(pl.Int32).cast(pl.Int64).fill_null(-1).to_numpy()
     user = aligned["user_id"].fill_null("").rank("dense").cast(pl.Int64).to_numpy()
@@ -220,15 +266,21 @@ def passed(aligned: pl.DataFrame, moment: int, return_day: NDArray[np.int64], re
         found[family] = np.stack(columns, axis=1).astype(np.float64)
     if not _counts_days(aligned, trace):
         found = {}
-    columns = []
-    for start, end in RETURN_PERIODS:
-        # Only periods that are over: those back early are known sooner than those who stay away.
-        over = there & (known >= end)
-        back = over & returned & (return_day >= start) & (return_day <= end)
-        away = over & (return_day > end)
-        columns.append(np.where(back, 1.0, np.where(away, 0.0, np.nan)))
-    found[RETURN] = np.stack(columns, axis=1)
+    found[RETURN] = _hazard(RETURN_PERIODS, known_then.return_day, known_then.returned, np.where(there, known, -1))
+    found[LEAVING] = _hazard(reach.PERIODS, known_then.left_day, known_then.left, np.where(there & ~gone, known, -1))
     return found
+
+
+def _hazard(periods: Sequence[tuple[int, int]], day: NDArray[np.int64], happened: Bools, known: Floats) -> Floats:
+    """(D, periods): whether it happened in a period, NaN after it did. day (D,): of the event, or the days that were
+    seen without it; known (D,): days after the decision's that are over."""
+    columns = []
+    for start, end in periods:
+        # Only periods that are over: those back early are known sooner than those who stay away.
+        over = known >= end
+        inside = over & happened & (day >= start) & (day <= end)
+        columns.append(np.where(inside, 1.0, np.where(over & (day > end), 0.0, np.nan)))
+    return np.stack(columns, axis=1)
 
 
 def _counts_days(aligned: pl.DataFrame, trace: Bools) -> bool:

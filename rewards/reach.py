@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.histories import STAYED
 from data.local_time import local_clock, local_day, with_time_zone
 
 WINDOW = 28  # days
@@ -39,19 +40,18 @@ def days_seen(made: pl.DataFrame, users: pl.DataFrame | None, moment: datetime) 
 
 
 def leaving(
-    made: pl.DataFrame, departures: pl.DataFrame | None, users: pl.DataFrame | None, moment: datetime
+    made: pl.DataFrame, left_at: np.ndarray, users: pl.DataFrame | None, moment: datetime
 ) -> tuple[np.ndarray, np.ndarray]:
     """(day, left) of D decisions as known at a moment: the local day of leaving after that of the decision (0: on it or
     before), or how many days were seen to their end without it.
 
-    made and the days as in `days_seen`. departures: user_id and left_at; None = nobody left. Who left on a day that is
-    not over is not counted yet: of those who may still leave on it nothing is known either. A decision that comes after
-    the moment has 0 and False, which adds nothing.
+    made and the days as in `days_seen`; left_at (D,) as `Histories.left`. Who left on a day that is not over is not
+    counted yet: of those who may still leave on it nothing is known either. A decision that comes after the moment has
+    0 and False, which adds nothing.
     """
     seen = days_seen(made, users, moment)
-    frame = with_time_zone(made.select("user_id", "time", "local_day"), users)
-    gone = pl.DataFrame(schema={"user_id": pl.String, "left_at": pl.Datetime("us", "UTC")})
-    frame = frame.join(gone if departures is None else departures, on="user_id", how="left", maintain_order="left")
+    when = pl.Series("left_at", left_at).replace(STAYED, None).cast(pl.Datetime("us", "UTC"))
+    frame = with_time_zone(made.select("user_id", "time", "local_day", when), users)
     day = frame["local_day"].cast(pl.Int32).cast(pl.Int64)
     known = frame.select((pl.col("left_at") <= moment) & (pl.col("time") <= moment)).to_series().fill_null(False)
     after = (local_day(local_clock(frame, "left_at")).cast(pl.Int64) - day).clip(lower_bound=0).fill_null(0).to_numpy()

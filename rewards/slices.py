@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from data.errors import InputError
-from data.histories import Decisions
+from data.histories import STAYED, Decisions
 from data.outcomes import as_of
 from rewards.heads import Label, Targets, carried, is_return
 from rewards.period_trees import passed
@@ -73,9 +73,9 @@ def back_test(
     users: pl.DataFrame | None,
     settings: SliceSettings,
     wanted: Sequence[str] | None = None,
-    departures: pl.DataFrame | None = None,
+    left_at: np.ndarray | None = None,
 ) -> BackTest:
-    """Labels at each moment; departures as `rewards.reach.leaving` reads them.
+    """Labels at each moment; left_at (D,): when each decision's user left (`Histories.left`; None: nobody did).
 
     Raises InputError when outcomes lack a decision or nothing is known by the cut.
     """
@@ -110,7 +110,8 @@ def back_test(
         when = _instant(moments["cut"])
         raise InputError(f"rewards: by the cut at {when} the log knows nothing of {known}: give a longer log")
     every = _aligned(outcomes, decisions)
-    left = {name: leaving(every, departures, users, _instant(us)) for name, us in moments.items()}
+    left_at = np.full(len(decisions), STAYED) if left_at is None else left_at
+    left = {name: leaving(every, left_at, users, _instant(us)) for name, us in moments.items()}
     seen = {name: days_seen(every, users, _instant(us)) for name, us in moments.items()}
     calibration = _targets(at["calibrated"], labels, seen["calibrated"], left["calibrated"])
     return BackTest(
@@ -120,11 +121,11 @@ def back_test(
         train=_targets(at["cut"], labels, seen["cut"], left["cut"]),
         advantage=_targets(at["advantage"], labels, seen["advantage"], left["advantage"]),
         calibration=calibration,
-        final=_targets(every, labels, days_seen(every, users, end), leaving(every, departures, users, end)),
+        final=_targets(every, labels, days_seen(every, users, end), leaving(every, left_at, users, end)),
         informs=at["advantage"]["matured_0d"].is_not_null().to_numpy()
         & (at["advantage"]["matured_0d"] <= _instant(moments["advantage"])).fill_null(False).to_numpy(),
         day=at["calibrated"]["local_day"].cast(pl.Int32).cast(pl.Int64).fill_null(-1).to_numpy(),
-        periods=passed(at["calibrated"], moments["calibrated"], calibration.return_day, calibration.returned),
+        periods=passed(at["calibrated"], moments["calibrated"], calibration, left_at < decisions.time),
     )
 
 

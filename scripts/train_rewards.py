@@ -18,15 +18,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
 from data.errors import InputError, exit_on_input_error
-from data.labels_reach import departures
 from data.outcomes import read_outcomes
-from data.store import LogStore
 from policy.training import build_on_ranks
 from rewards.baselines import BASELINES
 from rewards.crossfit import CLICK, RewardSettings, train_rewards
@@ -70,11 +67,6 @@ def settings_of(args: RewardArguments) -> RewardSettings:
     )
 
 
-def departures_of(store: LogStore) -> pl.DataFrame:
-    """When each user opted out or bounced, of a whole log."""
-    return pl.concat([departures(store.rows_as_given("events", bucket)) for bucket in range(store.buckets)])
-
-
 def stage(args: RewardArguments) -> bool:
     """Train the model; True when it was trained, False when an unchanged one was there."""
     settings = settings_of(args)
@@ -96,7 +88,6 @@ def stage(args: RewardArguments) -> bool:
             settings,
             args.seed,
             run.store.users(),
-            departures_of(run.store) if "reachable_28" in labels.labels else None,
             accelerator,
             along,
         )

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from data.histories import Contexts, Decisions, Histories, contexts, load
+from data.histories import STAYED, Contexts, Decisions, Histories, contexts, load
 from data.ingest import StoreSettings, write_store
 from data.logs import Logs
 from data.schema import ACTION_CODE, REACTION_STRENGTH, SURFACE_CODE
@@ -176,3 +176,17 @@ def test_contexts_equal_a_slow_look_back_on_random_logs(tmp_path: Path, seed: in
         assert view.item[row][7 - len(known) :].tolist() == [i for i, _ in known]
         assert view.action[row][7 - len(known) :].tolist() == [a for _, a in known]
         assert (view.item[row][: 7 - len(known)] == -1).all()
+
+
+def test_a_decision_knows_whether_its_user_has_left(tmp_path: Path) -> None:
+    events = [
+        event("u", 0, "i1"),
+        event("u", 50, "i1", action="opt_out", item_id=None),
+        event("u", 90, "i1", action="bounce", item_id=None),
+        event("v", 0, "i2"),
+    ]
+    made = [decision("d", "u", 40, ["i1"]), decision("e", "u", 60, ["i1"]), decision("f", "v", 60, ["i2"])]
+    histories, decisions = loaded(tmp_path, events, made)
+    left = dict(zip(decisions.decision_id, histories.left(decisions).tolist(), strict=True))
+    when = int((T + timedelta(seconds=50)).timestamp()) * 1_000_000
+    assert left == {"d": when, "e": when, "f": STAYED}, "of two ways out the first"

@@ -1,5 +1,6 @@
 """Two risks that compete: against Aalen and Johansen's estimator, censoring, and days counted on local calendars."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime
 
 import numpy as np
@@ -8,9 +9,13 @@ import pytest
 import torch
 from lifelines import AalenJohansenFitter
 
+from data.histories import STAYED
 from data.labels_reach import departures
+from rewards.crossfit import train_rewards
 from rewards.heads import Heads, Targets, resolve
 from rewards.reach import COLUMNS, WINDOW, incidence, leaving, log_likelihood, marginal, reachable
+from rewards.training import TrainSettings
+from tests.rewards.made_up_log import SMALL, make_log
 
 N = 6000
 LEAVING, SILENT = 0.012, 0.15
@@ -110,9 +115,37 @@ def test_days_are_local_and_what_comes_later_is_not_known() -> None:
     users = pl.DataFrame({"user_id": ["a"], "time_zone": ["Europe/Stockholm"]})
     gone = departures(events)
     assert gone.rows() == [("a", at("2026-03-04T23:30"))]
-    day, left = leaving(made, gone, users, at("2026-03-10T12:00"))
+    left_at = np.where(made["user_id"] == "a", int(gone["left_at"][0].timestamp()) * 1_000_000, STAYED)
+    day, left = leaving(made, left_at, users, at("2026-03-10T12:00"))
     assert day.tolist() == [3, 0, 8, 8], "half past midnight in Stockholm; gone before the second decision"
     assert left.tolist() == [True, True, False, False]
-    day, left = leaving(made, gone, users, at("2026-03-04T12:00"))
+    day, left = leaving(made, left_at, users, at("2026-03-04T12:00"))
     assert day.tolist() == [2, 0, 2, 2]
     assert not left.any()
+
+
+def test_who_has_left_is_out_of_reach_and_the_others_are_not_taken_for_them(one_thread: None) -> None:
+    log = make_log(users=80, days=80, size=0.3, seed=3)
+    made, rng = log.decisions, np.random.default_rng(3)
+    first, last = int(made.time.min()), int(made.time.max())
+    left_at = np.where(rng.random(80) < 0.4, first + (rng.random(80) * (last - first)).astype(np.int64), STAYED)
+    histories = replace(log.histories, left_at=left_at)
+    when = histories.left(made)
+    reached = pl.Series("reachable_28", when > made.time + 28 * 86_400_000_000)
+    closed = pl.col("matured_28d") <= log.end
+    outcomes = log.outcomes.with_columns(reached).with_columns(pl.when(closed).then(pl.col("reachable_28")))
+    outcomes = outcomes.with_columns(returned_28d=pl.when(closed).then(pl.col("return_days") <= 28))
+    model, quality = train_rewards(
+        histories, made, outcomes, log.end, log.catalog, replace(SMALL, taste=0, train=TrainSettings(epochs=1)), 0
+    )
+    told = model.outcomes(model.encode(histories, made))["reachable_28"]
+    gone = when < made.time
+    assert gone.any()
+    assert (told[gone] == 0.0).all()
+    assert told[~gone].mean() == pytest.approx(reached.to_numpy()[~gone].mean(), abs=0.1)
+    assert quality["heads"]["reachable_28"]["auc"] > 0.75
+    alone = model.apart(model.encode(histories, made))
+    assert all((part.outcomes(states)["reachable_28"][gone] == 0.0).all() for part, states in alone)
+    staying = model.outcomes(model.encode(replace(histories, left_at=np.zeros(0, np.int64)), made))["reachable_28"]
+    np.testing.assert_array_equal(staying[~gone], told[~gone])
+    assert (staying[gone] > 0.1).all(), "nobody is known to have left"
