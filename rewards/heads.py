@@ -13,7 +13,7 @@ A null label is a label not known yet: it is masked, never read as zero.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -94,6 +94,17 @@ class Targets:
         if not self.labels:
             return np.zeros((len(self.return_day), 0), np.float32)
         return np.stack([self.values[label.name] for label in self.labels], axis=1)
+
+    def of_those_who_stay(self, gone: np.ndarray) -> "Targets":
+        """The same, without anything on the reach of those who had left before the decision, gone (D,): they teach
+        nothing about who leaves, nor about what slates have to do with it."""
+        values = {
+            label.name: np.where(gone, np.float32("nan"), self.values[label.name])
+            if label.kind == "risks"
+            else self.values[label.name]
+            for label in self.labels
+        }
+        return replace(self, values=values, left_day=np.where(gone, 0, self.left_day), left=self.left & ~gone)
 
 
 def carried(frame: pl.DataFrame, slate_size: int, wanted: Sequence[str] | None = None) -> tuple[Label, ...]:

@@ -56,7 +56,6 @@ def head_quality(
     """
     predicted = forecasts.outcomes
     features = recency_features(histories, decisions)
-    gone = histories.left(decisions) < decisions.time
     code = segments(features)
     known = (test.calibration.return_day > 0) | test.calibration.returned
     day, returned = test.calibration.return_day, test.calibration.returned
@@ -84,7 +83,7 @@ def head_quality(
         entry["segments"] = _by_segment(share, truth, label, code[rows])
         if baselines and label.days > 0:
             # Who has left is known to all who foretell who can be reached.
-            told = np.column_stack([features, gone]).astype(np.float32) if label.kind == "risks" else features
+            told = np.column_stack([features, test.gone]).astype(np.float32) if label.kind == "risks" else features
             theirs = _baselines(_task(label, told, test, rows, curves, seed), side)
             _beside(entry, label, share, truth, theirs, decisions.user[rows], seed)
         result[label.name] = entry

@@ -54,10 +54,12 @@ class BackTest:
     periods: Mapping[
         str, np.ndarray
     ]  # what happened in each period that was over by `calibrated` (`rewards.period_trees`)
+    gone: np.ndarray  # (D,) bool: who had left before the decision
 
     def calibration_rows(self, label: str) -> np.ndarray:
         """Rows whose label became known after the cut and by the end of calibration."""
-        return np.flatnonzero(~np.isnan(self.calibration.values[label]) & np.isnan(self.train.values[label]))
+        learned = self.calibration.of_those_who_stay(self.gone)
+        return np.flatnonzero(~np.isnan(learned.values[label]) & np.isnan(self.train.values[label]))
 
     def judged_rows(self, label: str, time: np.ndarray) -> np.ndarray:
         """Rows whose label became known after calibration, of decisions made after the cut (where there are any)."""
@@ -112,20 +114,22 @@ def back_test(
     every = _aligned(outcomes, decisions)
     left_at = np.full(len(decisions), STAYED) if left_at is None else left_at
     left = {name: leaving(every, left_at, users, _instant(us)) for name, us in moments.items()}
+    gone = left_at < decisions.time
     seen = {name: days_seen(every, users, _instant(us)) for name, us in moments.items()}
     calibration = _targets(at["calibrated"], labels, seen["calibrated"], left["calibrated"])
     return BackTest(
         labels=labels,
         cut=moments["cut"],
         calibrated=moments["calibrated"],
-        train=_targets(at["cut"], labels, seen["cut"], left["cut"]),
-        advantage=_targets(at["advantage"], labels, seen["advantage"], left["advantage"]),
+        train=_targets(at["cut"], labels, seen["cut"], left["cut"]).of_those_who_stay(gone),
+        advantage=_targets(at["advantage"], labels, seen["advantage"], left["advantage"]).of_those_who_stay(gone),
         calibration=calibration,
         final=_targets(every, labels, days_seen(every, users, end), leaving(every, left_at, users, end)),
         informs=at["advantage"]["matured_0d"].is_not_null().to_numpy()
         & (at["advantage"]["matured_0d"] <= _instant(moments["advantage"])).fill_null(False).to_numpy(),
         day=at["calibrated"]["local_day"].cast(pl.Int32).cast(pl.Int64).fill_null(-1).to_numpy(),
-        periods=passed(at["calibrated"], moments["calibrated"], calibration, left_at < decisions.time),
+        periods=passed(at["calibrated"], moments["calibrated"], calibration, gone),
+        gone=gone,
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from data.errors import InputError
+from data.histories import STAYED
 from rewards.heads import carried
 from rewards.reach import days_seen
 from rewards.slices import SliceSettings, _targets, back_test
@@ -107,3 +108,21 @@ def test_bad_slices_and_missing_outcomes_name_the_fix(small_log: MadeUp) -> None
     with pytest.raises(InputError, match="converted_28"):
         back_test(small_log.decisions, small_log.outcomes, small_log.end, None, SliceSettings(), ["converted_28"])
     assert small_log.end - timedelta(days=1) < small_log.end
+
+
+def test_who_had_left_teaches_nothing_of_reach_and_is_judged(small_log: MadeUp) -> None:
+    made = small_log.decisions
+    left_at = np.where(made.user % 3 == 0, np.median(made.time).astype(np.int64), STAYED)
+    gone = left_at < made.time
+    reached = pl.Series(left_at > made.time + 7 * 86_400_000_000)
+    outcomes = small_log.outcomes.with_columns(
+        reachable_28=reached, matured_28d=pl.col("matured_7d"), matured_at=pl.col("matured_7d")
+    ).with_columns(pl.when(pl.col("matured_7d") <= small_log.end).then(pl.col("reachable_28")))
+    test = back_test(made, outcomes, small_log.end, None, SliceSettings(), ["reachable_28"], left_at)
+    assert gone.any()
+    for known in (test.train, test.advantage):
+        assert np.isnan(known.values["reachable_28"][gone]).all()
+        assert not known.left[gone].any()
+        assert (known.left_day[gone] == 0).all()
+    assert not gone[test.calibration_rows("reachable_28")].any()
+    assert gone[test.judged_rows("reachable_28", made.time)].any()
