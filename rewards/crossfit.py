@@ -83,9 +83,9 @@ def train_rewards(
     """A reward model and its quality report (JSON).
 
     outcomes: the OUTCOMES table, matched to decisions by decision_id; `end` is the end of the log and `users` its users
-    (for their time zones). In the folder
-    `along`, if one is given, go a checkpoint after every epoch, which an interrupted training goes on from, and the
-    losses of every step for TensorBoard. Raises InputError where the log cannot carry a model.
+    (for their time zones). In the folder `along`, if one is given, go a checkpoint after every epoch, which an
+    interrupted training goes on from, and the losses of every step for TensorBoard. Raises InputError where the log
+    cannot carry a model.
     """
     if len(decisions) < FEWEST_DECISIONS:
         raise InputError(

@@ -6,7 +6,7 @@ something every day: who came yesterday, who has not come for three days. So a l
 days of a return curve, the days and weeks of a count), each known as soon as it has passed, and one model foretells a
 period of a decision from what was known then, on all periods that have passed (the person-period form of a
 discrete-time hazard: Singer & Willett, 1993; Tutz & Schmid, 2016, ch. 3). Return curves and expected counts are read
-off it, so they stay monotone in the days and within their range.
+off it, so they stay monotone in the days and within their range. Reach is two of them: not to leave, and to come once.
 
 What they know of a listener are the counting features of the tabular baseline, but what only ever grows is told as a
 rate, and tenure up to a month, or to half of the longest that was learned from (`rewards.recency.lasting`): periods
@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -38,12 +39,16 @@ from rewards.recency import WINDOWS, lasting, tenure_days
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 RETURN, ACTIVE, HABIT, LEAVING = "return", "active", "habit", "leaving"
-# Days of a period, both ends included: daily in the first week, weekly after it.
 _LATER = ((8, 14), (15, 21), (22, 28))
-RETURN_PERIODS = (*((day, day) for day in range(8)), *_LATER)
-ACTIVE_PERIODS = (*((day, day) for day in range(1, 8)), *_LATER)
-HABIT_PERIODS = ((1, 7), *_LATER)
-PERIODS = {RETURN: RETURN_PERIODS, ACTIVE: ACTIVE_PERIODS, HABIT: HABIT_PERIODS, LEAVING: reach.PERIODS}
+# Days of a period, both ends included: daily in the first week, weekly after it.
+PERIODS: Mapping[str, tuple[tuple[int, int], ...]] = MappingProxyType(
+    {
+        RETURN: (*((day, day) for day in range(8)), *_LATER),
+        ACTIVE: (*((day, day) for day in range(1, 8)), *_LATER),
+        HABIT: ((1, 7), *_LATER),
+        LEAVING: reach.PERIODS,
+    }
+)
 HABIT_DAYS = 3
 MOST_PERIODS = 120_000
 FEWEST_PERIODS = 2_000
@@ -85,10 +90,10 @@ class PeriodTrees:
             found |= {label.name: curve[:, label.days] for label in returns}
             risks = [label for label in labels if family_of(label) == LEAVING and label.days < curve.shape[1]]
             found |= {label.name: self._stays(features) * visited(curve, label.days) for label in risks}
-        for family, periods in ((ACTIVE, ACTIVE_PERIODS), (HABIT, HABIT_PERIODS)):
+        for family in (ACTIVE, HABIT):
             wanted = [label for label in labels if family_of(label) == family and family in self.by_family]
             if wanted:
-                kept = within(periods, max(label.days for label in wanted))
+                kept = within(PERIODS[family], max(label.days for label in wanted))
                 by_period = self._foretell(family, kept, features)
                 sizes = np.array([end - start + 1 for start, end in kept])
                 for label in wanted:
@@ -98,7 +103,7 @@ class PeriodTrees:
 
     def return_curve(self, features: NDArray[np.floating], bins: int) -> Floats:
         """Probability (D, bins) of having returned by the end of each day 0, 1, .. bins - 1."""
-        periods = within(RETURN_PERIODS, bins - 1)
+        periods = within(PERIODS[RETURN], bins - 1)
         hazard = self._foretell(RETURN, periods, features)
         stays = np.ones(len(features))
         curve = np.empty((len(features), bins))
@@ -113,7 +118,7 @@ class PeriodTrees:
         """Probability (D,) of not leaving within reachability's window; certain where nobody was seen to leave."""
         if LEAVING not in self.by_family:
             return np.ones(len(features))
-        stays: Floats = (1.0 - self._foretell(LEAVING, reach.PERIODS, features)).prod(1)
+        stays: Floats = (1.0 - self._foretell(LEAVING, PERIODS[LEAVING], features)).prod(1)
         return stays
 
     def _foretell(self, family: str, periods: Sequence[tuple[int, int]], features: NDArray[np.floating]) -> Floats:
@@ -215,6 +220,8 @@ def _start(family: str, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> F
 def _rounds(design: NDArray[np.floating], y: Floats, start: Floats, user: NDArray[np.integer], seed: int) -> int:
     """How many trees foretell it best of people (n,) whom they have not seen. Who leaves does it once, in many rows:
     trees that are many enough learn who it was."""
+    if len(np.unique(user)) < FOLDS:
+        return 1  # of so few nobody can be foretold
     data = lightgbm.Dataset(design, label=y, init_score=start)
     folds = list(GroupKFold(FOLDS).split(design, y, user))
     found = lightgbm.cv(
@@ -257,25 +264,25 @@ def passed(aligned: pl.DataFrame, moment: int, known_then: Targets, gone: Bools)
     at = np.minimum(np.searchsorted(active, wanted), max(len(active) - 1, 0))
     trace = (active[at] == wanted) if len(active) else np.zeros(wanted.shape, np.bool_)
     found: dict[str, Floats] = {}
-    for family, periods in ((ACTIVE, ACTIVE_PERIODS), (HABIT, HABIT_PERIODS)):
+    for family in (ACTIVE, HABIT):
         columns = []
-        for start, end in periods:
+        for start, end in PERIODS[family]:
             count = trace[:, start - 1 : end].sum(1)
             share = (count >= HABIT_DAYS) if family == HABIT else count / (end - start + 1)
             columns.append(np.where(there & (known >= end), share, np.nan))
         found[family] = np.stack(columns, axis=1).astype(np.float64)
     if not _counts_days(aligned, trace):
         found = {}
-    found[RETURN] = _hazard(RETURN_PERIODS, known_then.return_day, known_then.returned, np.where(there, known, -1))
-    found[LEAVING] = _hazard(reach.PERIODS, known_then.left_day, known_then.left, np.where(there & ~gone, known, -1))
+    found[RETURN] = _hazard(RETURN, known_then.return_day, known_then.returned, np.where(there, known, -1))
+    found[LEAVING] = _hazard(LEAVING, known_then.left_day, known_then.left, np.where(there & ~gone, known, -1))
     return found
 
 
-def _hazard(periods: Sequence[tuple[int, int]], day: NDArray[np.int64], happened: Bools, known: Floats) -> Floats:
+def _hazard(family: str, day: NDArray[np.int64], happened: Bools, known: Floats) -> Floats:
     """(D, periods): whether it happened in a period, NaN after it did. day (D,): of the event, or the days that were
     seen without it; known (D,): days after the decision's that are over."""
     columns = []
-    for start, end in periods:
+    for start, end in PERIODS[family]:
         # Only periods that are over: those back early are known sooner than those who stay away.
         over = known >= end
         inside = over & happened & (day >= start) & (day <= end)

@@ -8,7 +8,8 @@ closes. So
     P(reachable) = prod_j (1 - leaving_j) (1 - silent)
 
 and an open window counts: three weeks without an opt-out are three weeks without one. Who had left before the decision
-counts as leaving on its day. Where nobody ever leaves, what remains is the logit of silence.
+is out of reach, and teaches nothing (`rewards.heads.Targets.of_those_who_stay`). Where nobody ever leaves, what remains
+is the logit of silence.
 """
 
 from datetime import datetime

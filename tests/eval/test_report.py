@@ -65,6 +65,7 @@ def test_spread_front_and_baselines_are_on_the_page_as_in_the_json(folder: Path)
         best = max([score_of(head)[1], *head["baselines"].values()])
         assert f"<b>{number(best)}</b><small>best</small>" in page, "of ours and theirs"
         assert all(number(value) in page for value in head["baselines"].values())
+    assert page.count("<small>best</small>") == len(report["rewards"]["heads"]), "one of a row"
     assert "Boosted trees on counts</th>" in page
 
 

@@ -107,6 +107,7 @@ def test_reach_is_not_having_left_and_a_visit() -> None:
     visit = 1 - 0.9**28
     assert share["reachable_28"][0] == pytest.approx((1 - 0.008) ** 29 * visit, abs=0.02), "today's rate, not a mean"
     assert fit_period_trees(labels, features, seen, user, day, 0).by_family.keys() == {"return", "leaving"}
+    assert LEAVING in fit_period_trees(labels, features, seen, user % 3, day, 0).by_family, "of three people, too"
     never = fit_period_trees(labels, features, _seen(frame, end, gap, back), user, day, seed=0)
     stays = never.shares(labels, features[:1])
     np.testing.assert_allclose(stays["reachable_28"], visited(never.return_curve(features[:1], 29), 28))
