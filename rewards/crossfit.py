@@ -33,7 +33,7 @@ from rewards.heads import Targets
 from rewards.model import RewardModel, side_by_side
 from rewards.network import Known, Network, Shape
 from rewards.objective import LoggingMoments
-from rewards.period_trees import fit_period_trees
+from rewards.period_trees import fit_period_trees, known_of
 from rewards.quality import Forecasts, head_quality
 from rewards.reactions import Channels
 from rewards.sequences import Batch, batches
@@ -190,9 +190,9 @@ def train_rewards(
     with threadpool_limits(1, user_api="blas"):
         features = torch.cat([*encoded, networks[0].trunk.counts(inputs.recency)], dim=1).numpy()
         model = replace(model, readout=_calibrate(plain, features, test))
-    counts = inputs.recency.numpy()
-    forecasts = _forecasts(model, both, counts, half[decisions.user], decisions, test, seed)
-    trees = fit_period_trees(test.labels, counts, test.periods, decisions.user, test.day, seed)
+    facts = known_of(inputs.recency.numpy(), decisions.hour_of_week)
+    forecasts = _forecasts(model, both, facts, half[decisions.user], decisions, test, seed)
+    trees = fit_period_trees(test.labels, facts, test.periods, decisions.user, test.day, seed)
     model = replace(model, trees=trees)
     sample = _sample(np.flatnonzero(test.informs), 20_000, seed)
     logged = model.advantage(both[sample], torch.from_numpy(decisions.slate[sample].astype(np.int64))[:, None])
@@ -238,7 +238,7 @@ def _digest(*parts: Inputs | Known) -> str:
 def _forecasts(
     model: RewardModel,
     states: Tensor,
-    counts: np.ndarray,
+    facts: np.ndarray,
     side: np.ndarray,
     decisions: Decisions,
     test: BackTest,
@@ -260,7 +260,7 @@ def _forecasts(
         known = {f: np.where((side == half)[:, None], np.nan, happened) for f, happened in test.periods.items()}
         if not rows.any():
             continue
-        of_others = replace(model, trees=fit_period_trees(test.labels, counts, known, user, test.day, seed))
+        of_others = replace(model, trees=fit_period_trees(test.labels, facts, known, user, test.day, seed))
         at = states[torch.from_numpy(rows)]
         for name, value in of_others.outcomes(at).items():
             outcomes[name][rows] = value

@@ -27,14 +27,14 @@ from rewards.heads import Label, is_return, returned_within
 from rewards.model_files import read_facts, reading
 from rewards.network import Network, Shape
 from rewards.objective import LoggingMoments, Objective, SlateScores
-from rewards.period_trees import RETURN, PeriodTrees
+from rewards.period_trees import RETURN, PeriodTrees, known_of
 from rewards.reactions import Channels
 from rewards.recency import COLUMNS
 from rewards.sequences import batches
 from rewards.training import states
 from rewards.trunk import Inputs, TrunkSettings
 
-FORMAT = 8
+FORMAT = 9
 ENCODE_TOKENS = 16_384
 
 
@@ -66,7 +66,8 @@ class RewardModel:
     def encode(self, histories: Histories, decisions: Decisions) -> Tensor:
         """States (D, S) of decisions, each from what was known when it was made.
 
-        S is both networks' states, the counts of `rewards.recency` and whether the listener had left, side by side.
+        S is both networks' states, what trees are told (`rewards.period_trees.known_of`) and whether the listener had
+        left, side by side.
         """
         self._check_items(histories.item)
         inputs = Inputs.of(histories, decisions)
@@ -81,10 +82,10 @@ class RewardModel:
     @torch.no_grad()
     def outcomes(self, states: Tensor) -> dict[str, np.ndarray]:
         """Calibrated expectation (B,) of every label at states (B, S), under the policy that wrote the log."""
-        split, (recency, gone) = self._split(states), self._known(states)
+        split, (known, gone) = self._split(states), self._known(states)
         plain = self._shares(split)
-        by_trees = self.trees.shares(self.shape.labels, recency.numpy())
-        features = torch.cat([*split, self.networks[0].trunk.counts(recency)], 1).numpy()
+        by_trees = self.trees.shares(self.shape.labels, known.numpy())
+        features = torch.cat([*split, self.networks[0].trunk.counts(known[:, :-1])], 1).numpy()
         result: dict[str, np.ndarray] = {}
         floor: np.ndarray | None = None
         for column, label in enumerate(self.shape.labels):
@@ -165,12 +166,12 @@ class RewardModel:
         return self.moments.objective(weights, kappa, penalty, constraints)
 
     def _known(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Counts (B, len(COLUMNS)) and who had left (B,)."""
-        return states[:, -len(COLUMNS) - 1 : -1], states[:, -1]
+        """What trees are told (B, len(COLUMNS) + 1) and who had left (B,)."""
+        return states[:, -len(COLUMNS) - 2 : -1], states[:, -1]
 
     def _split(self, states: Tensor) -> tuple[Tensor, ...]:
         width, networks = self.shape.state, len(self.networks)
-        expected = width * networks + len(COLUMNS) + 1
+        expected = width * networks + len(COLUMNS) + 2
         if states.shape[1] != expected:
             raise ValueError(f"states are {states.shape[1]} wide, this model's are {expected}")
         parts: tuple[Tensor, ...] = torch.split(states[:, : width * networks], width, dim=1)
@@ -268,11 +269,11 @@ class RewardModel:
     def apart(self, states: Tensor) -> list[tuple["RewardModel", Tensor]]:
         """Each network as a model of its own, uncalibrated, with its part of states (B, S): two opinions on a slate's
         advantage that learned from different people's outcomes, so that one may choose and the other value."""
-        parts, counts = self._split(states), states[:, -len(COLUMNS) - 1 :]
+        parts, known = self._split(states), states[:, -len(COLUMNS) - 2 :]
         return [
             (
                 replace(self, networks=(n,), effects=(e,), readout=None, trees=PeriodTrees.none()),
-                torch.cat([part, counts], dim=1),
+                torch.cat([part, known], dim=1),
             )
             for n, e, part in zip(self.networks, self.effects, parts, strict=True)
         ]
@@ -284,8 +285,9 @@ class RewardModel:
 
 def side_by_side(encoded: Sequence[Tensor], recency: Tensor, histories: Histories, decisions: Decisions) -> Tensor:
     """The states (D, S) of `RewardModel.encode`, from those of each network."""
+    known = torch.from_numpy(known_of(recency.numpy(), decisions.hour_of_week))
     gone = torch.from_numpy(histories.left(decisions) < decisions.time).to(recency.dtype)
-    return torch.cat([*encoded, recency, gone[:, None]], dim=1)
+    return torch.cat([*encoded, known, gone[:, None]], dim=1)
 
 
 def slate_effects(

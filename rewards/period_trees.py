@@ -65,7 +65,7 @@ class PeriodTrees:
     """Trees by family (return, active, habit, leaving) as LightGBM's text; none for one that the log does not carry.
     shift: what is added to their log-odds. most_tenure: days up to which tenure is told apart.
 
-    Features (D, F) are rows of `rewards.recency.recency_features`.
+    Features (D, F) are rows of `known_of`.
     """
 
     by_family: Mapping[str, str]
@@ -124,8 +124,8 @@ class PeriodTrees:
     def _foretell(self, family: str, periods: Sequence[tuple[int, int]], features: NDArray[np.floating]) -> Floats:
         trees, features = self._boosters[family], lasting(features, self.most_tenure)
         found = np.empty((len(features), len(periods)))
-        for column, (start, _) in enumerate(periods):
-            design = _design(features, np.full(len(features), start))
+        for column, (start, end) in enumerate(periods):
+            design = _design(features, np.full(len(features), start), np.full(len(features), end))
             found[:, column] = np.asarray(trees.predict(design, raw_score=True, num_threads=1))
         shares: Floats = expit(found + _start(family, *np.array(periods).T) + self.shift[family])
         return shares
@@ -184,7 +184,7 @@ def fit_period_trees(
         if len(y) < FEWEST_PERIODS or np.all(y == y[0]):
             continue
         starts, ends = np.array(periods)[column].T
-        design = _design(kept[row], starts)
+        design = _design(kept[row], starts, ends)
         start = _start(family, starts, ends)
         level = _level(start, y)
         rounds = _rounds(design, y, start + level, user[row], seed) if family == LEAVING else ROUNDS
@@ -297,6 +297,13 @@ def _counts_days(aligned: pl.DataFrame, trace: Bools) -> bool:
     return bool(closed.any()) and float(np.mean(trace[closed, :7].sum(1) == label[closed])) >= AGREED_SHARE
 
 
-def _design(features: NDArray[np.floating], start: NDArray[np.integer]) -> NDArray[Any]:
-    """The features beside the first day of the period that is asked about."""
-    return np.concatenate([features, start[:, None]], axis=1)
+def known_of(counts: NDArray[np.floating], hour_of_week: NDArray[np.integer]) -> NDArray[np.floating]:
+    """What trees are told of decisions (D, F): rows of `rewards.recency.recency_features` and the local weekday."""
+    return np.column_stack([counts, hour_of_week // 24]).astype(counts.dtype)
+
+
+def _design(features: NDArray[np.floating], start: NDArray[np.integer], end: NDArray[np.integer]) -> NDArray[Any]:
+    """The counts beside the period that is asked about: its first day, and the weekday on which it falls (a week falls
+    on none): who comes on workdays does not come tomorrow if that is a Saturday."""
+    falls = np.where(start == end, (features[:, -1] + start) % WEEK, WEEK)
+    return np.column_stack([features[:, :-1], start, falls])

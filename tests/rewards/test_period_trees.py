@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 
 from rewards.heads import Targets, resolve
-from rewards.period_trees import ACTIVE, LEAVING, RETURN, carried_on, fit_period_trees, passed, visited
+from rewards.period_trees import ACTIVE, LEAVING, RETURN, carried_on, fit_period_trees, known_of, passed, visited
 from rewards.recency import COLUMNS
 
 DAY = 86_400_000_000
@@ -67,7 +67,7 @@ def test_recent_open_windows_mend_what_closed_ones_say_of_yesterday() -> None:
     rate = np.where(np.arange(20) < 12, 0.6, 0.3)
     frame, gap, back, end = _daily(2000, 20, rate, 1)
     day = frame["local_day"].cast(pl.Int32).to_numpy()
-    features = np.zeros((len(day), len(COLUMNS)))
+    features = np.zeros((len(day), len(COLUMNS) + 1))
     features[:, COLUMNS.index("weekend")] = day  # any column that is told as it is: trees may know how late it is
     trees = fit_period_trees(LABELS, features, _seen(frame, end, gap, back), day, day.astype(np.int64), seed=0)
     share = trees.shares(LABELS, features)
@@ -101,7 +101,7 @@ def test_reach_is_not_having_left_and_a_visit() -> None:
     seen = _seen(frame, end, gap, back, (np.where(left, after, days - day), left), gone)
     assert np.isnan(seen[LEAVING][gone]).all(), "nobody leaves twice"
     labels = tuple(resolve(name, 3) for name in ("returned_1d", "returned_28d", "reachable_28"))
-    features = np.zeros((len(day), len(COLUMNS)))
+    features = np.zeros((len(day), len(COLUMNS) + 1))
     trees = fit_period_trees(labels, features, seen, user, day, seed=0)
     share = trees.shares(labels, features[:1])
     visit = 1 - 0.9**28
@@ -123,6 +123,22 @@ def test_a_level_is_carried_on_as_far_as_levels_last() -> None:
     assert carried_on(drift.tolist()) == pytest.approx(drift[-1], abs=0.15), "weeks that remember"
 
 
+def test_a_day_is_foretold_by_its_own_weekday() -> None:
+    """Everybody comes on workdays, and one time in ten at a weekend; day 0 of the log is a Monday."""
+    days = 63
+    rate = np.where(np.arange(days) % 7 < 5, 0.7, 0.1)
+    frame, gap, back, end = _daily(400, days, rate, 9)
+    day = frame["local_day"].cast(pl.Int32).to_numpy().astype(np.int64)
+    features = known_of(np.zeros((len(day), len(COLUMNS))), (day % 7) * 24)
+    trees = fit_period_trees(LABELS, features, _seen(frame, end, gap, back), day, day, seed=0)
+    curve = trees.return_curve(known_of(np.zeros((7, len(COLUMNS))), np.arange(7) * 24), 8)
+    hazard = 1 - (1 - curve[:, 1:]) / (1 - curve[:, :-1])
+    for weekday in range(7):
+        falls = (weekday + np.arange(1, 8)) % 7
+        assert ((hazard[weekday] > 0.4) == (falls < 5)).all()
+        np.testing.assert_allclose(hazard[weekday][:2], np.where(falls[:2] < 5, 0.7, 0.1), atol=0.08)
+
+
 @pytest.mark.parametrize("told", [True, False])
 def test_who_leaves_is_learned_where_others_leave_alike(told: bool) -> None:
     rng = np.random.default_rng(7)
@@ -134,7 +150,7 @@ def test_who_leaves_is_learned_where_others_leave_alike(told: bool) -> None:
     day = frame["local_day"].cast(pl.Int32).to_numpy().astype(np.int64)
     after, left = np.maximum(leaves[user] - day, 0), leaves[user] < days
     seen = _seen(frame, end, gap, back, (np.where(left, after, days - day), left), leaves[user] < day)
-    features = rng.random((users, len(COLUMNS)))[user]  # each user's own, so trees can learn who it was
+    features = rng.random((users, len(COLUMNS) + 1))[user]  # each user's own, so trees can learn who it was
     if told:
         features[:, COLUMNS.index("weekend")] = prone[user]
     labels = tuple(resolve(name, 3) for name in ("returned_28d", "reachable_28"))
@@ -153,7 +169,7 @@ def test_who_leaves_is_learned_where_others_leave_alike(told: bool) -> None:
 @pytest.mark.parametrize(("longest", "told_up_to"), [(40.0, 28.0), (400.0, 200.0)])
 def test_tenure_is_told_up_to_a_month_or_to_half_of_what_was_learned_from(longest: float, told_up_to: float) -> None:
     frame, gap, back, end = _daily(300, 20, np.full(20, 0.3), 3)
-    features = np.zeros((frame.height, len(COLUMNS)))
+    features = np.zeros((frame.height, len(COLUMNS) + 1))
     tenure = COLUMNS.index("log_tenure_days")
     features[:, tenure] = np.log1p(np.linspace(0.0, longest, frame.height))
     unknown = frame["local_day"].cast(pl.Int32).to_numpy() >= 18  # made after what is known now
@@ -162,6 +178,6 @@ def test_tenure_is_told_up_to_a_month_or_to_half_of_what_was_learned_from(longes
     day = frame["local_day"].cast(pl.Int32).to_numpy().astype(np.int64)
     trees = fit_period_trees(LABELS, features, _seen(frame, end - 2 * DAY, gap, back), day, day, seed=0)
     assert trees.most_tenure == pytest.approx(told_up_to)
-    later = np.zeros((2, len(COLUMNS)))
+    later = np.zeros((2, len(COLUMNS) + 1))
     later[:, tenure] = np.log1p([told_up_to, 50 * told_up_to])
     np.testing.assert_allclose(*trees.return_curve(later, 8), err_msg="longer than that says nothing")
