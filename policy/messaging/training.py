@@ -7,7 +7,7 @@ that costs more than it brings. The reference is policy/sft, which decides as th
 Most messages are worth less than none, so a policy that only compares what it draws learns to hold before it has met
 the few that are worth sending, and holds for ever after: within six steps its entropy was 5e-5 nats. So the adapter
 first imitates what the reward would decide itself (`policy.messaging.proposals`), on mornings as they come, and GRPO
-has what the reward likes best as one decision of every group (the anchor of `policy.grpo.Rollouts`).
+has what the reward likes best as one decision of every group (the anchor of `policy.group_trainer.Rollouts`).
 
 A nat is cheap here: of a dozen sends that could be made on a morning nearly all are worth less than nothing, and at the
 price that slates pay for variety most of what is sent would be sent for variety's sake.
@@ -32,7 +32,7 @@ from data.errors import InputError
 from data.message_log import MessageLog, take_contexts
 from data.world.environment import MessageContexts
 from policy.checkpoint import save_adapter
-from policy.grpo import Rollouts, group_config, group_trainer
+from policy.grpo import group_config
 from policy.messaging.agent import Allowed
 from policy.messaging.examples import MixedCollator, decision_examples
 from policy.messaging.prompt import MessagePrompt
@@ -108,6 +108,8 @@ def train_messages(
 
     Raises InputError when the base has no words for messages, or the log no morning on which anything could be sent.
     """
+    from policy.group_trainer import Rollouts, group_trainer  # brings vLLM along
+
     spoken, model = speaker_to_tune(base, catalog, start, preset, settings.seed)
     grammar = spoken.legal.decisions
     ours = {"beta": BETA, "entropy_coef": ENTROPY, "learning_rate": preset.message_lr, **changed}

@@ -30,7 +30,8 @@ from data.histories import HISTORY_LENGTH
 from data.schema import ACTIONS
 from data.semantic_ids import choose_level_sizes
 from policy.checkpoint import PolicySettings, Speaker, speaker
-from policy.grpo import Rollouts, group_config, group_trainer
+from policy.group_trainer import Rollouts, group_trainer
+from policy.grpo import group_config
 from policy.moves import MOVES
 from policy.presets import NANO, Preset, base_model
 from policy.prompt import neutral_contexts

@@ -12,14 +12,8 @@ import torch
 from data.errors import InputError
 from data.histories import contexts
 from policy.checkpoint import load_speaker
-from policy.grpo import (
-    GroupSettings,
-    Rollouts,
-    SlateGRPOTrainer,
-    logged_completions,
-    token_advantages,
-    train_group,
-)
+from policy.group_trainer import Rollouts, SlateGRPOTrainer, token_advantages
+from policy.grpo import GroupSettings, group_config, logged_completions, train_group
 from policy.presets import NANO
 from policy.slate_reward import item_credits
 from policy.watch import WatchSettings
@@ -168,6 +162,10 @@ def test_settings_that_cannot_be_are_one_line() -> None:
         GroupSettings(until=0, method="ppo")
     with pytest.raises(InputError, match="a group of 1"):
         GroupSettings(until=0, group=1)
+    with pytest.raises(InputError, match="temperature: slates are drawn at 1"):
+        group_config("grpo", NANO, Path("here"), 16, 12, 0, {"temperature": 0.7})
+    with pytest.raises(InputError, match="use_vllm: the policy that is trained draws its slates itself"):
+        group_config("grpo", NANO, Path("here"), 16, 12, 0, {"use_vllm": True})
 
 
 def test_a_prompt_read_once_for_its_group_gives_what_reading_it_for_every_slate_gives(run) -> None:

@@ -14,7 +14,7 @@ import torch
 from data.catalog import Catalog
 from data.histories import load
 from data.store import LogStore
-from policy import grpo
+from policy import group_trainer
 from policy.dpo import DPOSettings, dpo_config, train_dpo
 from policy.grpo import GroupSettings, train_group
 from policy.presets import NANO
@@ -45,7 +45,7 @@ def likes_even(rows: torch.Tensor, slates: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class SameLuck(grpo.Rollouts):
+class SameLuck(group_trainer.Rollouts):
     """Draws each prompt's group with luck of its own.
 
     As policies are trained, each rank has its own luck, as TRL wants it: then one rank and two draw different slates,
@@ -68,7 +68,7 @@ def main(run: Path, out: Path) -> None:
     torch.set_num_threads(1)
     catalog = Catalog.load(run / "catalog")
     histories, decisions = load(LogStore(run / "logs"), catalog.index_of)
-    grpo.Rollouts = SameLuck  # type: ignore[misc]
+    group_trainer.Rollouts = SameLuck  # type: ignore[misc]
     share = {"per_device_train_batch_size": GLOBAL_BATCH // ranks, "logging_steps": 1}
     share["dataloader_drop_last"] = True  # or two ranks fill up the last batch with what was there before
     places = {name: out / f"{name}-{rank}" for name in ("sft", "grpo", "dpo")}

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import InputError
+from data.errors import InputError, exit_on_input_error
+from scripts import run as road
 from scripts import steering, trade_off
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -164,24 +165,44 @@ def test_killed_stages_are_made_again_to_the_same_bytes_whatever_is_made_beside_
     assert all(gap == {"diff": 0.0, "lo": 0.0, "hi": 0.0} for by in gaps.values() for gap in by.values())
 
 
+WRONG = ("--listeners", "60", "--days", "30")
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
         (("--world", "atlantis"), "unknown world 'atlantis'"),
         (("--preset", "giant"), "unknown preset 'giant'"),
-        (("--logs", "no/such/file", "--reader", "globo"), "no log at 'no/such/file'"),
         (("--logs", "README.md", "--reader", "parchment"), "unknown reader 'parchment'"),
         (("--set", "sft_slates=many"), "sft_slates takes a int"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path, more, says):
-    small = [*command(tmp_path / "bad")[:4], "--listeners", "60", "--days", "30", *more]
-    done = subprocess.run(small, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, more, says, monkeypatch, capsys):
+    bad = tmp_path / "bad"
+    monkeypatch.setattr(sys, "argv", ["run.py", "--run", str(bad), *WRONG, "--workers", "1", *more])
+    with pytest.raises(SystemExit) as ended:
+        exit_on_input_error(road.main)
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
+    assert not list(bad.rglob(".*.making-*"))
+    assert not (bad / "catalog").exists(), "told before anything that takes time"
+
+
+def test_what_a_stage_says_in_a_process_of_its_own_is_one_line_too_and_vllm_is_not_waited_for(tmp_path):
+    bad = tmp_path / "bad"
+    told_last = (
+        "import atexit, runpy, sys; sys.path.insert(0, '.'); "
+        "atexit.register(lambda: print('vllm' in sys.modules)); runpy.run_path('scripts/run.py', run_name='__main__')"
+    )
+    words = ["--run", str(bad), *WRONG, "--workers", "2", "--logs", "no/such/file", "--reader", "globo"]
+    command = [sys.executable, "-c", told_last, *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2, done.stderr[-2000:]
-    assert says in done.stderr
+    assert "no log at 'no/such/file'" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not list((tmp_path / "bad").rglob(".*.making-*"))
-    assert not (tmp_path / "bad" / "catalog").exists(), "told before anything that takes time"
+    assert done.stdout.split()[-1] == "False"
+    assert not list(bad.rglob(".*.making-*"))
+    assert not (bad / "catalog").exists()
 
 
 def test_two_runs_at_once_are_refused(tmp_path):
