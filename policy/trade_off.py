@@ -72,7 +72,7 @@ def blended(base: Path, catalog: Catalog, adapters: Mapping[Path, float]) -> Spe
     if len(adapters) < 2 or not all(0 <= share <= 1 for share in adapters.values()):
         raise InputError("a blend is made of two adapters or more, each with a share in [0, 1]")
     first, *others = adapters
-    spoken = load_speaker(base, catalog, first)
+    spoken = load_speaker(base, catalog, first, trainable=True)  # so that it is not merged
     assert isinstance(spoken.model, PeftModel)
     names = ["default"]
     for number, folder in enumerate(others):
@@ -81,4 +81,5 @@ def blended(base: Path, catalog: Catalog, adapters: Mapping[Path, float]) -> Spe
     spoken.model.add_weighted_adapter(names, list(adapters.values()), "blend", combination_type="cat")
     spoken.model.set_adapter("blend")
     spoken.model.eval()
+    spoken.model.merge_adapter()
     return replace(spoken, model=spoken.model)
