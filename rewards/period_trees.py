@@ -9,12 +9,12 @@ discrete-time hazard: Singer & Willett, 1993; Tutz & Schmid, 2016, ch. 3). Retur
 off it, so they stay monotone in the days and within their range. Reach is two of them: not to leave, and to come once.
 
 What they know of a day is its weekday; what they know of a listener are the counting features of the tabular baseline,
-but what only ever grows is told as a rate, and tenure up to a month, or to half of the longest that was learned from (`rewards.recency.lasting`): periods
-to come are foretold of listeners who have been there for longer than any that were learned from. What the network
-foretells is not among them: as a start or as a column it made forecasts no better, and mostly worse
-(docs/rewards.md). Last, one number per family sets the level of the trees right for the weeks to come: a running mean
-of what the weeks so far were above it or below, at the pace that would have foretold each of them best (exponential
-smoothing, which is exact for a level that drifts as a random walk: Muth 1960).
+but what only ever grows is told as a rate, and tenure up to a month, or to half of the longest that was learned from
+(`rewards.recency.lasting`): periods to come are foretold of listeners who have been there for longer than any that
+were learned from. What the network foretells is not among them: as a start or as a column it made forecasts no better,
+and mostly worse (docs/rewards.md). Last, one number per family sets the level of the trees right for the weeks to
+come: a running mean of what the weeks so far were above it or below, at the pace that would have foretold each of them
+best (exponential smoothing, which is exact for a level that drifts as a random walk: Muth 1960).
 """
 
 from collections.abc import Mapping, Sequence
