@@ -34,6 +34,7 @@ SMALL = {
     "grpo_batch": 32,
     "ranking_cases": 60,
     "rollout_listeners": 40,
+    "off_policy_rounds": 150,
 }
 METRICS = ("active_days_28", "returned_7d", "habit_28", "plays_per_session")
 
