@@ -33,7 +33,7 @@ from rewards.heads import Targets
 from rewards.model import RewardModel, side_by_side
 from rewards.network import Known, Network, Shape
 from rewards.objective import LoggingMoments
-from rewards.period_trees import fit_period_trees, known_of
+from rewards.period_trees import fit_period_trees
 from rewards.quality import Forecasts, head_quality
 from rewards.reactions import Channels
 from rewards.sequences import Batch, batches
@@ -190,8 +190,8 @@ def train_rewards(
     with threadpool_limits(1, user_api="blas"):
         features = torch.cat([*encoded, networks[0].trunk.counts(inputs.recency)], dim=1).numpy()
         model = replace(model, readout=_calibrate(plain, features, test))
-    facts = known_of(inputs.recency.numpy(), decisions.hour_of_week)
-    forecasts = _forecasts(model, both, facts, half[decisions.user], decisions, test, seed)
+    facts = model.known(both)[0].numpy()
+    forecasts = _forecasts(model, both, half[decisions.user], decisions, test, seed)
     trees = fit_period_trees(test.labels, facts, test.periods, decisions.user, test.day, seed)
     model = replace(model, trees=trees)
     sample = _sample(np.flatnonzero(test.informs), 20_000, seed)
@@ -238,7 +238,6 @@ def _digest(*parts: Inputs | Known) -> str:
 def _forecasts(
     model: RewardModel,
     states: Tensor,
-    facts: np.ndarray,
     side: np.ndarray,
     decisions: Decisions,
     test: BackTest,
@@ -249,7 +248,7 @@ def _forecasts(
     The model's own trees have learned from the first days of the very windows that are judged, and a listener's other
     windows hold the same days. What is published is by trees that know neither.
     """
-    time, user = decisions.time, decisions.user
+    time, user, facts = decisions.time, decisions.user, model.known(states)[0].numpy()
     judged = time >= test.calibrated
     for label in test.labels:
         judged[test.judged_rows(label.name, time)] = True

@@ -27,9 +27,8 @@ from rewards.heads import Label, is_return, returned_within
 from rewards.model_files import read_facts, reading
 from rewards.network import Network, Shape
 from rewards.objective import LoggingMoments, Objective, SlateScores
-from rewards.period_trees import RETURN, PeriodTrees, known_of
+from rewards.period_trees import KNOWN, RETURN, PeriodTrees, known_of
 from rewards.reactions import Channels
-from rewards.recency import COLUMNS
 from rewards.sequences import batches
 from rewards.training import states
 from rewards.trunk import Inputs, TrunkSettings
@@ -82,7 +81,7 @@ class RewardModel:
     @torch.no_grad()
     def outcomes(self, states: Tensor) -> dict[str, np.ndarray]:
         """Calibrated expectation (B,) of every label at states (B, S), under the policy that wrote the log."""
-        split, (known, gone) = self._split(states), self._known(states)
+        split, (known, gone) = self._split(states), self.known(states)
         plain = self._shares(split)
         by_trees = self.trees.shares(self.shape.labels, known.numpy())
         features = torch.cat([*split, self.networks[0].trunk.counts(known[:, :-1])], 1).numpy()
@@ -111,7 +110,7 @@ class RewardModel:
         Retention is calibrated at its horizons; what that changes in the log-odds is drawn as a line between them.
         """
         if RETURN in self.trees.by_family:
-            return self.trees.return_curve(self._known(states)[0].numpy(), self.shape.bins)
+            return self.trees.return_curve(self.known(states)[0].numpy(), self.shape.bins)
         split = zip(self.networks, self._split(states))
         raw = torch.stack([returned_within(n.heads.read(z)[:, : self.shape.bins]) for n, z in split]).mean(0).numpy()
         mended = self.outcomes(states)
@@ -165,13 +164,13 @@ class RewardModel:
         """An objective over this model's heads, normalised under the logging policy."""
         return self.moments.objective(weights, kappa, penalty, constraints)
 
-    def _known(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """What trees are told (B, len(COLUMNS) + 1) and who had left (B,)."""
-        return states[:, -len(COLUMNS) - 2 : -1], states[:, -1]
+    def known(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """What trees are told (B, KNOWN) and who had left (B,)."""
+        return states[:, -KNOWN - 1 : -1], states[:, -1]
 
     def _split(self, states: Tensor) -> tuple[Tensor, ...]:
         width, networks = self.shape.state, len(self.networks)
-        expected = width * networks + len(COLUMNS) + 2
+        expected = width * networks + KNOWN + 1
         if states.shape[1] != expected:
             raise ValueError(f"states are {states.shape[1]} wide, this model's are {expected}")
         parts: tuple[Tensor, ...] = torch.split(states[:, : width * networks], width, dim=1)
@@ -269,7 +268,7 @@ class RewardModel:
     def apart(self, states: Tensor) -> list[tuple["RewardModel", Tensor]]:
         """Each network as a model of its own, uncalibrated, with its part of states (B, S): two opinions on a slate's
         advantage that learned from different people's outcomes, so that one may choose and the other value."""
-        parts, known = self._split(states), states[:, -len(COLUMNS) - 2 :]
+        parts, known = self._split(states), states[:, -KNOWN - 1 :]
         return [
             (
                 replace(self, networks=(n,), effects=(e,), readout=None, trees=PeriodTrees.none()),

@@ -34,7 +34,7 @@ from rewards import reach
 from rewards.baselines import TREES
 from rewards.boosting import lightgbm
 from rewards.heads import Label, Targets, is_return
-from rewards.recency import WINDOWS, lasting, tenure_days
+from rewards.recency import COLUMNS, WINDOWS, lasting, tenure_days
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -58,6 +58,7 @@ AGREED_SHARE = 0.98
 WEEK = 7  # levels are of whole weeks, because weekdays differ
 MOST_WEEKS, FEWEST_WEEKS = 27, 4  # half a year is looked back at; of less than a month no pace is told
 PACES = np.linspace(0.0, 1.0, 21)
+KNOWN = len(COLUMNS) + 1  # columns of `known_of`
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class PeriodTrees:
     """Trees by family (return, active, habit, leaving) as LightGBM's text; none for one that the log does not carry.
     shift: what is added to their log-odds. most_tenure: days up to which tenure is told apart.
 
-    Features (D, F) are rows of `known_of`.
+    Features (D, KNOWN) are rows of `known_of`.
     """
 
     by_family: Mapping[str, str]
@@ -298,7 +299,7 @@ def _counts_days(aligned: pl.DataFrame, trace: Bools) -> bool:
 
 
 def known_of(counts: NDArray[np.floating], hour_of_week: NDArray[np.integer]) -> NDArray[np.floating]:
-    """What trees are told of decisions (D, F): rows of `rewards.recency.recency_features` and the local weekday."""
+    """What trees are told of decisions (D, KNOWN): rows of `rewards.recency.recency_features` and the local weekday."""
     return np.column_stack([counts, hour_of_week // 24]).astype(counts.dtype)
 
 

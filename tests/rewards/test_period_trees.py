@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 
 from rewards.heads import Targets, resolve
-from rewards.period_trees import ACTIVE, LEAVING, RETURN, carried_on, fit_period_trees, known_of, passed, visited
+from rewards.period_trees import ACTIVE, KNOWN, LEAVING, RETURN, carried_on, fit_period_trees, known_of, passed, visited
 from rewards.recency import COLUMNS
 
 DAY = 86_400_000_000
@@ -67,7 +67,7 @@ def test_recent_open_windows_mend_what_closed_ones_say_of_yesterday() -> None:
     rate = np.where(np.arange(20) < 12, 0.6, 0.3)
     frame, gap, back, end = _daily(2000, 20, rate, 1)
     day = frame["local_day"].cast(pl.Int32).to_numpy()
-    features = np.zeros((len(day), len(COLUMNS) + 1))
+    features = np.zeros((len(day), KNOWN))
     features[:, COLUMNS.index("weekend")] = day  # any column that is told as it is: trees may know how late it is
     trees = fit_period_trees(LABELS, features, _seen(frame, end, gap, back), day, day.astype(np.int64), seed=0)
     share = trees.shares(LABELS, features)
@@ -101,7 +101,7 @@ def test_reach_is_not_having_left_and_a_visit() -> None:
     seen = _seen(frame, end, gap, back, (np.where(left, after, days - day), left), gone)
     assert np.isnan(seen[LEAVING][gone]).all(), "nobody leaves twice"
     labels = tuple(resolve(name, 3) for name in ("returned_1d", "returned_28d", "reachable_28"))
-    features = np.zeros((len(day), len(COLUMNS) + 1))
+    features = np.zeros((len(day), KNOWN))
     trees = fit_period_trees(labels, features, seen, user, day, seed=0)
     share = trees.shares(labels, features[:1])
     visit = 1 - 0.9**28
@@ -150,7 +150,7 @@ def test_who_leaves_is_learned_where_others_leave_alike(told: bool) -> None:
     day = frame["local_day"].cast(pl.Int32).to_numpy().astype(np.int64)
     after, left = np.maximum(leaves[user] - day, 0), leaves[user] < days
     seen = _seen(frame, end, gap, back, (np.where(left, after, days - day), left), leaves[user] < day)
-    features = rng.random((users, len(COLUMNS) + 1))[user]  # each user's own, so trees can learn who it was
+    features = rng.random((users, KNOWN))[user]  # each user's own, so trees can learn who it was
     if told:
         features[:, COLUMNS.index("weekend")] = prone[user]
     labels = tuple(resolve(name, 3) for name in ("returned_28d", "reachable_28"))
@@ -169,7 +169,7 @@ def test_who_leaves_is_learned_where_others_leave_alike(told: bool) -> None:
 @pytest.mark.parametrize(("longest", "told_up_to"), [(40.0, 28.0), (400.0, 200.0)])
 def test_tenure_is_told_up_to_a_month_or_to_half_of_what_was_learned_from(longest: float, told_up_to: float) -> None:
     frame, gap, back, end = _daily(300, 20, np.full(20, 0.3), 3)
-    features = np.zeros((frame.height, len(COLUMNS) + 1))
+    features = np.zeros((frame.height, KNOWN))
     tenure = COLUMNS.index("log_tenure_days")
     features[:, tenure] = np.log1p(np.linspace(0.0, longest, frame.height))
     unknown = frame["local_day"].cast(pl.Int32).to_numpy() >= 18  # made after what is known now
@@ -178,6 +178,6 @@ def test_tenure_is_told_up_to_a_month_or_to_half_of_what_was_learned_from(longes
     day = frame["local_day"].cast(pl.Int32).to_numpy().astype(np.int64)
     trees = fit_period_trees(LABELS, features, _seen(frame, end - 2 * DAY, gap, back), day, day, seed=0)
     assert trees.most_tenure == pytest.approx(told_up_to)
-    later = np.zeros((2, len(COLUMNS) + 1))
+    later = np.zeros((2, KNOWN))
     later[:, tenure] = np.log1p([told_up_to, 50 * told_up_to])
     np.testing.assert_allclose(*trees.return_curve(later, 8), err_msg="longer than that says nothing")
